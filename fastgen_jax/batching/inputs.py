@@ -1,0 +1,117 @@
+"""Every field of a step's one input vector and one result vector: place, shape, padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+ROW_FLAG_SAMPLES = 1
+ROW_FLAG_PROMPT_LOGPROBS = 2
+
+Vector = TypeVar("Vector")
+
+
+class StepShape(NamedTuple):
+    """The fixed size of a compiled step: T tokens through the backbone, R rows through the head."""
+
+    num_tokens: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class _Layout:
+    @property
+    def fields(self) -> Mapping[str, tuple[int, ...]]:
+        raise NotImplementedError
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Where each field lies in the vector."""
+        slices: dict[str, slice] = {}
+        start = 0
+        for name, shape in self.fields.items():
+            slices[name] = slice(start, start + math.prod(shape))
+            start = slices[name].stop
+        return slices
+
+    @property
+    def size(self) -> int:
+        """Length of the vector, in 32-bit words."""
+        return max(part.stop for part in self.slices.values())
+
+
+@dataclass(frozen=True)
+class InputLayout(_Layout):
+    """The packed input, int32; token ids are not in it: the device reads them from its rows.
+
+    Rows with one token come first, then chunks; rows from ``num_rows`` on are padding, all zero.
+
+    Fields:
+        num_rows: rows in use.
+        num_single_rows: how many of them have exactly one token.
+        device_row [R]: the row's place in the device's row state.
+        query_start [R]: the row's first token in the step.
+        query_len [R]: its tokens in the step.
+        kv_len [R]: its tokens up to and including this step.
+        flags [R]: ROW_FLAG_SAMPLES, ROW_FLAG_PROMPT_LOGPROBS.
+        block_tables [R, P]: its blocks in order of position; 0, the null block, beyond them.
+    """
+
+    shape: StepShape
+    max_blocks_per_seq: int
+
+    @property
+    def fields(self) -> Mapping[str, tuple[int, ...]]:
+        """Names and shapes in the order of the vector."""
+        rows = (self.shape.num_rows,)
+        return {
+            "num_rows": (),
+            "num_single_rows": (),
+            "device_row": rows,
+            "query_start": rows,
+            "query_len": rows,
+            "kv_len": rows,
+            "flags": rows,
+            "block_tables": (*rows, self.max_blocks_per_seq),
+        }
+
+
+@dataclass(frozen=True)
+class ResultLayout(_Layout):
+    """The packed result, int32, with float32 fields bit-cast.
+
+    Fields:
+        token_ids [R]: the drawn token; -1 where the row failed or draws nothing.
+        chosen_logprob [R], rank [R], top_ids [R, K], top_logprobs [R, K]: of the drawn token;
+            zeros where nobody asked.
+        prompt_logprob [T], prompt_rank [T], prompt_top_ids [T, K], prompt_top_logprobs [T, K]:
+            of the token that follows token t in its prompt; zeros where nobody asked.
+    """
+
+    shape: StepShape
+    max_logprobs: int
+
+    @property
+    def fields(self) -> Mapping[str, tuple[int, ...]]:
+        """Names and shapes in the order of the vector."""
+        tokens, rows = self.shape
+        k = self.max_logprobs
+        return {
+            "token_ids": (rows,),
+            "chosen_logprob": (rows,),
+            "rank": (rows,),
+            "top_ids": (rows, k),
+            "top_logprobs": (rows, k),
+            "prompt_logprob": (tokens,),
+            "prompt_rank": (tokens,),
+            "prompt_top_ids": (tokens, k),
+            "prompt_top_logprobs": (tokens, k),
+        }
+
+
+FLOAT_RESULTS = frozenset(
+    {"chosen_logprob", "top_logprobs", "prompt_logprob", "prompt_top_logprobs"}
+)

@@ -1,0 +1,269 @@
+"""Every setting of an engine in one frozen object; TOML in and out."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastgen_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastgen_jax.scheduling.policy import Policy
+
+DTYPES = ("auto", "float32", "bfloat16")
+LOAD_FORMATS = ("auto", "gguf", "safetensors", "dummy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How an engine runs a model; None means a default that suits the device and the model.
+
+    Attributes:
+        dtype: of weights, activations and cache. "auto": float32 on a CPU, bfloat16 elsewhere.
+        token_budget: most tokens of one step. None: 256 on a CPU, 512 elsewhere.
+        max_num_seqs: most requests running at once. None: 32 on a CPU, 256 elsewhere.
+        block_size: tokens of one block of the cache.
+        num_kv_blocks: blocks of the cache, the null block included. None: what the memory plan
+            allows, and no more than max_num_seqs requests of max_model_len can use.
+        kv_cache_memory_fraction: share of the memory left beside weights and step that the cache
+            may take. None: 0.1 on a CPU, 0.9 elsewhere.
+        max_model_len: most tokens of a request, prompt and output. None: the model's own limit.
+        tensor_parallel_size: devices that one model is spread over; only 1 for now.
+        step_shapes: (tokens, rows) of the compiled steps, ascending; the last must hold the
+            budget. None: a short ladder on a CPU, decode-only and full budget elsewhere.
+        chunk_multiple: prompt chunks end at multiples of it where that loses no budget.
+        policy: "fcfs", "priority", or an object with the Policy protocol's methods.
+        enable_prefix_caching: share cached blocks between prompts with equal beginnings.
+        max_logprobs: most log-probabilities per token that a request may ask for.
+        max_logit_bias: most logit_bias entries of a request.
+        max_bad_words: most token sequences that a request's bad_words may become.
+        seed: start of the seeds given to requests without one.
+        load_format: "auto" | "gguf" | "safetensors", or "dummy" for random weights.
+        compilation_cache_dir: where compiled steps are kept between processes. None: in the
+            user's cache directory; "off": nowhere.
+        show_progress: progress bars and one-line notes on standard error.
+    """
+
+    dtype: str = "auto"
+    token_budget: int | None = None
+    max_num_seqs: int | None = None
+    block_size: int = 32
+    num_kv_blocks: int | None = None
+    kv_cache_memory_fraction: float | None = None
+    max_model_len: int | None = None
+    tensor_parallel_size: int = 1
+    step_shapes: Sequence[tuple[int, int]] | None = None
+    chunk_multiple: int = 1
+    policy: str | Policy = "fcfs"
+    enable_prefix_caching: bool = True
+    max_logprobs: int = 20
+    max_logit_bias: int = 320
+    max_bad_words: int = 64
+    seed: int = 0
+    load_format: str = "auto"
+    compilation_cache_dir: str | None = None
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, naming the field."""
+        for name in ("block_size", "chunk_multiple", "max_logit_bias", "max_bad_words"):
+            self._check_count(name, 1)
+        self._check_count("max_logprobs", 0)
+        self._check_count("seed", 0)
+        for name in ("token_budget", "max_num_seqs", "max_model_len"):
+            if getattr(self, name) is not None:
+                self._check_count(name, 1)
+        if self.num_kv_blocks is not None:
+            self._check_count("num_kv_blocks", 2)
+        for name in ("enable_prefix_caching", "show_progress"):
+            if not isinstance(getattr(self, name), bool):
+                raise self._invalid(name, "must be True or False")
+        self._check_choice("dtype", DTYPES)
+        self._check_choice("load_format", LOAD_FORMATS)
+        fraction = self.kv_cache_memory_fraction
+        if fraction is not None and not 0.0 < fraction <= 1.0:
+            raise self._invalid("kv_cache_memory_fraction", "must lie in (0, 1]")
+        if self.tensor_parallel_size != 1:
+            raise self._invalid(
+                "tensor_parallel_size", "more than one device isn't supported yet", "use 1"
+            )
+        self._check_shapes()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> EngineConfig:
+        """EngineConfig from names and values; an unknown name is refused."""
+        known = [field.name for field in fields(cls)]
+        for name, value in values.items():
+            if name not in known:
+                raise ConfigError(
+                    "is no engine setting",
+                    field=name,
+                    value=value,
+                    remedy="known ones are " + ", ".join(known),
+                )
+        return cls(**values)  # pyright: ignore[reportArgumentType]  # checked in __post_init__
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> EngineConfig:
+        """EngineConfig from a TOML file such as those in ``configs/``."""
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(
+                str(error), field="config", value=str(path), remedy="give a readable TOML file"
+            ) from error
+        if isinstance(values.get("step_shapes"), list):
+            values["step_shapes"] = tuple(tuple(shape) for shape in values["step_shapes"])
+        return cls.from_dict(values)
+
+    def to_toml(self) -> str:
+        """The settings as TOML text that ``from_toml`` reads back; fields at None are left out.
+
+        Raises:
+            ConfigError: the policy is an object, which TOML can't hold.
+        """
+        if not isinstance(self.policy, str):
+            raise self._invalid("policy", "is an object", "name a registered policy to save it")
+        lines: list[str] = []
+        for name, value in asdict(self).items():
+            if value is None:
+                continue
+            if name == "step_shapes":
+                value = [list(shape) for shape in value]
+            lines.append(f"{name} = {_toml_value(value)}")
+        return "\n".join(lines) + "\n"
+
+    def _check_shapes(self) -> None:
+        if self.step_shapes is None:
+            return
+        shapes = [tuple(shape) for shape in self.step_shapes]
+        if not shapes or any(
+            len(shape) != 2 or not all(isinstance(size, int) and size > 0 for size in shape)
+            for shape in shapes
+        ):
+            raise self._invalid("step_shapes", "must hold (tokens, rows) pairs of positive sizes")
+        if any(tokens < rows for tokens, rows in shapes):
+            raise self._invalid("step_shapes", "a step can't have more rows than tokens")
+        if any(a[0] >= b[0] or a[1] > b[1] for a, b in zip(shapes, shapes[1:], strict=False)):
+            raise self._invalid("step_shapes", "must ascend in tokens, and not descend in rows")
+        if self.token_budget is not None and shapes[-1][0] != self.token_budget:
+            raise self._invalid(
+                "step_shapes",
+                f"the last shape must hold token_budget={self.token_budget} exactly",
+                "change one of the two",
+            )
+
+    def _check_count(self, name: str, low: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise self._invalid(name, f"must be an integer from {low} on")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise self._invalid(name, "is unknown", "use one of " + ", ".join(choices))
+
+    def _invalid(self, name: str, problem: str, remedy: str | None = None) -> ConfigError:
+        return ConfigError(problem, field=name, value=getattr(self, name), remedy=remedy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedConfig:
+    """An EngineConfig with every None replaced for one model on one device.
+
+    Attributes:
+        dtype: "float32" or "bfloat16".
+        max_blocks_per_seq: blocks that a request of max_model_len needs (P).
+    """
+
+    dtype: str
+    token_budget: int
+    max_num_seqs: int
+    block_size: int
+    kv_cache_memory_fraction: float
+    max_model_len: int
+    step_shapes: tuple[tuple[int, int], ...]
+    max_blocks_per_seq: int
+
+
+def resolve_config(
+    config: EngineConfig, *, platform: str, model_max_len: int
+) -> ResolvedConfig:
+    """The settings in force on a platform ("cpu", "gpu", …) for a model of the given length.
+
+    Raises:
+        ConfigError: max_model_len above the model's, or shapes that don't fit the budget.
+    """
+    is_cpu = platform == "cpu"
+    dtype = config.dtype if config.dtype != "auto" else ("float32" if is_cpu else "bfloat16")
+    max_model_len = config.max_model_len or model_max_len
+    if max_model_len > model_max_len:
+        raise ConfigError(
+            f"exceeds the model's own limit of {model_max_len}",
+            field="max_model_len",
+            value=max_model_len,
+            remedy=f"use at most {model_max_len}",
+        )
+    if config.step_shapes is not None:
+        shapes = tuple((tokens, rows) for tokens, rows in config.step_shapes)
+        token_budget = shapes[-1][0]
+        max_num_seqs = config.max_num_seqs or shapes[-1][1]
+    else:
+        token_budget = config.token_budget or (256 if is_cpu else 512)
+        max_num_seqs = config.max_num_seqs or (32 if is_cpu else 256)
+        shapes = _default_shapes(token_budget, max_num_seqs, dtype=dtype, is_cpu=is_cpu)
+    if shapes[-1][1] > max_num_seqs:
+        raise ConfigError(
+            f"has more rows than max_num_seqs={max_num_seqs}",
+            field="step_shapes",
+            value=shapes,
+            remedy="lower the rows or raise max_num_seqs",
+        )
+    return ResolvedConfig(
+        dtype=dtype,
+        token_budget=token_budget,
+        max_num_seqs=max_num_seqs,
+        block_size=config.block_size,
+        kv_cache_memory_fraction=config.kv_cache_memory_fraction or (0.1 if is_cpu else 0.9),
+        max_model_len=max_model_len,
+        step_shapes=shapes,
+        max_blocks_per_seq=-(-max_model_len // config.block_size),
+    )
+
+
+def user_cache_dir() -> Path:
+    """The directory for downloaded models and compiled steps, honouring XDG_CACHE_HOME."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fastgen_jax"
+
+
+def _default_shapes(
+    token_budget: int, max_num_seqs: int, *, dtype: str, is_cpu: bool
+) -> tuple[tuple[int, int], ...]:
+    """A ladder where padding costs (CPU), else decode-only and full budget.
+
+    XLA's bfloat16 product on a CPU is slower for 1 token than for 8, so a bfloat16 ladder starts
+    at 8 (benchmarks/README.md has the measurement).
+    """
+    max_rows = min(max_num_seqs, token_budget)
+    if not is_cpu:
+        sizes = [max_rows, token_budget]
+    else:
+        first = 1 if dtype == "float32" else 8
+        sizes = [min(first, token_budget), max_rows, token_budget]
+    tokens = sorted(set(sizes))
+    return tuple((size, min(size, max_rows)) for size in tokens)
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return str(value)

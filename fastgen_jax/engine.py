@@ -1,0 +1,307 @@
+"""The loop: schedule, pack, launch, and read the step before; two steps in flight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from fastgen_jax.batching import StepPacker
+from fastgen_jax.completion import Completion
+from fastgen_jax.errors import EngineClosedError, InvalidRequestError
+from fastgen_jax.metrics import EngineMetrics, StepCounters
+from fastgen_jax.request import FinishReason, Request
+from fastgen_jax.runtime.executor import PendingStep, StepExecutor
+from fastgen_jax.sampling.packing import pack_row
+from fastgen_jax.sampling.row_limits import RowLimits, check_limits
+from fastgen_jax.sampling_params import MAX_SEED, SamplingParams
+from fastgen_jax.scheduling.plan import StepPlan
+from fastgen_jax.scheduling.scheduler import Scheduler
+from fastgen_jax.text import Tokenizer
+
+_SEED_STRIDE = 0x9E3779B97F4A7C15  # odd, so that indices never collide modulo 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class _StepInFlight:
+    plan: StepPlan
+    pending: PendingStep
+
+
+class Engine:
+    """Requests in, completions out, a step at a time; owns no device memory of its own.
+
+    A step is planned before the tokens of the one before it are read: the scheduler counts them,
+    the device knows them. What ended meanwhile has run one token too far, which is dropped.
+    """
+
+    def __init__(
+        self,
+        *,
+        executor: StepExecutor,
+        scheduler: Scheduler,
+        packer: StepPacker,
+        limits: RowLimits,
+        tokenizer: Tokenizer | None = None,
+        eos_token_ids: Sequence[int] = (),
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        on_plan: Callable[[StepPlan], None] | None = None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.counters = StepCounters()
+        self._executor = executor
+        self._packer = packer
+        self._limits = limits
+        self._tokenizer = tokenizer
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._seed = seed
+        self._clock = clock
+        self._on_plan = on_plan
+        self._completions: dict[Request, Completion] = {}
+        self._bad_word_ids: dict[Request, list[list[int]]] = {}
+        self._in_flight: _StepInFlight | None = None
+        self._num_requests = 0
+        self._failure: BaseException | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """True while a request is unfinished or a step is in flight."""
+        return self.scheduler.has_unfinished or self._in_flight is not None
+
+    def check(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
+        """Nothing, when ``submit`` would take the request.
+
+        Raises:
+            InvalidRequestError: names the field, its value and the remedy.
+        """
+        self._check_alive()
+        self._check_prompt(prompt_token_ids, params)
+        check_limits(params, self._eos(params), self._tokenize_bad_words(params), self._limits)
+
+    def submit(
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> list[Completion]:
+        """The n completions of a prompt, queued; ``step`` makes them grow.
+
+        Raises:
+            InvalidRequestError: the request can't be served; nothing was queued.
+        """
+        self.check(prompt_token_ids, params)
+        bad_word_ids = self._tokenize_bad_words(params)
+        now = self._clock()
+        completions: list[Completion] = []
+        number = self._num_requests
+        self._num_requests += 1
+        for index in range(params.n):
+            request = Request(
+                request_id=f"{number}" if params.n == 1 else f"{number}-{index}",
+                prompt_token_ids=tuple(prompt_token_ids),
+                # The prompt's log-probabilities are the same for every completion.
+                params=params if index == 0 else replace(params, prompt_logprobs=None),
+                max_output_tokens=params.max_tokens or self._limits.max_model_len,
+                seed=self._seed_of(params, number, index),
+                arrival_time=now,
+                priority=priority,
+                cache_salt=cache_salt,
+            )
+            self.scheduler.submit(request)
+            completion = Completion(
+                request,
+                index=index,
+                tokenizer=self._tokenizer,
+                eos_token_ids=self._eos_token_ids,
+            )
+            self._completions[request] = completion
+            if bad_word_ids:
+                self._bad_word_ids[request] = bad_word_ids
+            completions.append(completion)
+        return completions
+
+    def step(self) -> list[Completion]:
+        """The completions that got tokens or ended, after planning one step and reading another.
+
+        Raises:
+            EngineClosedError: a step failed; every request in the engine ended with it.
+        """
+        self._check_alive()
+        try:
+            launched = self._launch(self.scheduler.schedule())
+            read, self._in_flight = self._in_flight, launched
+            return [] if read is None else self._read(read)
+        except Exception as error:
+            self._fail_all(error)
+            raise EngineClosedError(
+                f"a step failed and ended all requests: {error}",
+                remedy="build a new LLM; the cause is in the chained exception",
+            ) from error
+
+    def abort(self, request: Request) -> None:
+        """End a request in whatever state it is; a finished one stays as it is."""
+        if request in self._completions:
+            self.scheduler.abort(request.request_id)
+            self._end(request)
+
+    def metrics(self) -> EngineMetrics:
+        """Counts since the engine started and gauges of this moment."""
+        return self.counters.snapshot(self.scheduler.metrics())
+
+    def close(self) -> None:
+        """Abort what is unfinished and free the device memory."""
+        for request in list(self._completions):
+            self.abort(request)
+        self._in_flight = None
+        self._executor.close()
+        self._failure = self._failure or EngineClosedError("the engine was closed")
+
+    def _launch(self, plan: StepPlan) -> _StepInFlight | None:
+        if self._on_plan is not None:
+            self._on_plan(plan)
+        if plan.is_empty:
+            return None
+        for request in plan.admitted:
+            self._executor.write_row(request.row, self._pack_row(request))
+            completion = self._completions[request]
+            if completion.first_scheduled_time is None:
+                completion.first_scheduled_time = self._clock()
+        shape = self._packer.shape_for(plan)
+        pending = self._executor.launch(shape, self._packer.pack(plan, shape))
+        self.counters.count_step(plan, shape)
+        return _StepInFlight(plan, pending)
+
+    def _read(self, step: _StepInFlight) -> list[Completion]:
+        results = step.pending.read()
+        token_ids = results.token_ids
+        now = self._clock()
+        completions, add_token = self._completions, self.scheduler.add_token
+        touched: list[Completion] = []
+        first_token = 0
+        for index, (request, start, num_tokens, samples) in enumerate(step.plan.rows):
+            first, first_token = first_token, first_token + num_tokens
+            completion = completions.get(request)
+            if completion is None:  # ended while this step was in flight
+                continue
+            if completion.prompt_logprobs is not None and start < request.num_prompt_tokens - 1:
+                completion.add_prompt_logprobs(results, first, start, num_tokens)
+            if not samples:
+                continue
+            token_id = token_ids[index]
+            touched.append(completion)
+            if token_id < 0:
+                self.scheduler.fail(request, "the model's logits hold NaN or no finite value")
+                self._end(request, now)
+                continue
+            add_token(request, token_id)
+            if completion.first_token_time is None:
+                completion.first_token_time = now
+            if completion.logprobs is not None:
+                completion.add_logprobs(results, index, token_id)
+            end = completion.end_after(token_id)
+            if end is not None:
+                self.scheduler.finish(request, end.reason, end.stop_reason)
+                self._end(request, now)
+        return touched
+
+    def _end(self, request: Request, now: float | None = None) -> None:
+        completion = self._completions.pop(request)
+        completion.finished_time = self._clock() if now is None else now
+        self._bad_word_ids.pop(request, None)
+        self.counters.count_end(completion)
+
+    def _fail_all(self, error: Exception) -> None:
+        self._failure = error
+        self._in_flight = None
+        for request in list(self._completions):
+            self.scheduler.fail(request, f"the engine failed: {error}")
+            self._end(request)
+
+    def _pack_row(self, request: Request):
+        return pack_row(
+            self._limits,
+            token_ids=request.token_ids,
+            prompt_len=request.num_prompt_tokens,
+            params=request.params,
+            seed=request.seed,
+            eos_token_ids=self._eos(request.params),
+            bad_word_ids=self._bad_word_ids.get(request, ()),
+        )
+
+    def _eos(self, params: SamplingParams) -> frozenset[int]:
+        return frozenset() if params.ignore_eos else self._eos_token_ids
+
+    def _seed_of(self, params: SamplingParams, number: int, index: int) -> int:
+        """The request's own seed, or one drawn from the engine's; children differ by index."""
+        if params.seed is not None:
+            return (params.seed + index * _SEED_STRIDE) % 2**64
+        drawn = (self._seed + 1) * (MAX_SEED // 3) + (number + 1) * _SEED_STRIDE
+        return (drawn + index * (_SEED_STRIDE >> 1 | 1)) % 2**64
+
+    def _check_prompt(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
+        num_tokens = len(prompt_token_ids)
+        if num_tokens == 0:
+            raise InvalidRequestError(
+                "is empty", field="prompt", value=[], remedy="give at least one token"
+            )
+        vocab_size = self._limits.vocab_size
+        for token_id in prompt_token_ids:
+            if isinstance(token_id, bool) or not isinstance(token_id, int):
+                raise InvalidRequestError(
+                    "is no token id", field="prompt_token_ids", value=token_id, remedy="use ints"
+                )
+        low, high = min(prompt_token_ids), max(prompt_token_ids)
+        if low < 0 or high >= vocab_size:
+            raise InvalidRequestError(
+                f"lies outside the vocabulary of {vocab_size} tokens",
+                field="prompt_token_ids",
+                value=low if low < 0 else high,
+                remedy=f"use ids from 0 to {vocab_size - 1}",
+            )
+        max_len = self._limits.max_model_len
+        if params.max_tokens is not None and num_tokens + params.max_tokens > max_len:
+            raise InvalidRequestError(
+                f"with the prompt's {num_tokens} tokens exceeds max_model_len={max_len}",
+                field="max_tokens",
+                value=params.max_tokens,
+                remedy=f"ask for at most {max(max_len - num_tokens, 0)}, or None for what is left",
+            )
+        getattr(self.scheduler, "check_fits", lambda n: None)(num_tokens)
+
+    def _tokenize_bad_words(self, params: SamplingParams) -> list[list[int]]:
+        """Each bad word as it is and behind a space, as token sequences, without repeats."""
+        if not params.bad_words and not params.stop_strings:
+            return []
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            name = "bad_words" if params.bad_words else "stop"
+            raise InvalidRequestError(
+                "needs a tokenizer, and the model has none",
+                field=name,
+                value=getattr(params, name),
+                remedy="use stop_token_ids, or a checkpoint with a tokenizer",
+            )
+        variants: dict[tuple[int, ...], None] = {}
+        for word in params.bad_words or ():
+            for text in (word, " " + word):
+                variants[tuple(tokenizer.encode(text, add_special_tokens=False))] = None
+        return [list(ids) for ids in variants]
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise EngineClosedError(
+                f"the engine has stopped: {self._failure}", remedy="build a new LLM"
+            )
+
+
+def stop_all(engine: Engine, completions: Sequence[Completion]) -> None:
+    """Abort those of the completions that haven't ended."""
+    for completion in completions:
+        if completion.request.finish_reason is None:
+            engine.abort(completion.request)
+
+
+__all__ = ["Engine", "FinishReason", "stop_all"]

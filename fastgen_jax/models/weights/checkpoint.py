@@ -1,0 +1,172 @@
+"""A model's configuration and weights, from a GGUF file or a Hugging Face directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+
+import ml_dtypes
+import numpy as np
+
+from fastgen_jax.errors import CheckpointError, ConfigError
+from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.registry import expected_shapes, family_of_gguf, family_of_hf
+from fastgen_jax.models.weights.family import WeightMap
+from fastgen_jax.models.weights.gguf import GgufFile
+from fastgen_jax.models.weights.loading import TensorLoad, load_tensors
+from fastgen_jax.models.weights.safetensors import HuggingFaceDirectory
+from fastgen_jax.models.weights.stored import DOWNLOAD_AGAIN, StoredTensor
+
+_DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
+
+
+class Checkpoint:
+    """An open checkpoint whose tensors are all present and of the right shape.
+
+    Made by ``open_checkpoint``. ``config`` is the model's shape; ``source`` the path it was opened
+    from; ``num_bytes`` the bytes its weights take as stored. A GGUF file has ``tokenizer_fields``,
+    its whole metadata as plain Python values; a Hugging Face directory has ``directory``, where the
+    tokenizer's files lie; the other one is None. Close it after use, or use it in ``with``.
+    """
+
+    def __init__(
+        self,
+        opened: GgufFile | HuggingFaceDirectory,
+        *,
+        path: Path,
+        config: ModelConfig,
+        weights: WeightMap,
+    ) -> None:
+        self.config = config
+        self.source = str(path)
+        is_gguf = isinstance(opened, GgufFile)
+        self.tokenizer_fields: Mapping[str, object] | None = (
+            MappingProxyType(opened.metadata) if is_gguf else None
+        )
+        self.directory = None if is_gguf else path
+        self._opened = opened
+        self._loads = _match(opened.tensors, config, weights, self.source)
+        self.num_bytes = sum(load.stored.num_bytes for load in self._loads)
+
+    def tensors(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (our name, array) for every weight, C-contiguous, in our layout and ``dtype``.
+
+        ``dtype`` is float32 or bfloat16 (ConfigError otherwise). Tensors come one at a time; while
+        the caller uses one, the next is prepared. Raises CheckpointError for bytes that can't be
+        read, values that aren't finite, or a closed checkpoint.
+        """
+        wanted = np.dtype(dtype)
+        if wanted not in _DTYPES:
+            raise ConfigError(
+                "weights can't be loaded in this type",
+                field="dtype",
+                value=str(wanted),
+                remedy=f"use {' or '.join(str(choice) for choice in _DTYPES)}",
+            )
+        if any(file.closed for file in self._opened.files):
+            raise CheckpointError(
+                "the checkpoint is closed",
+                field="source",
+                value=self.source,
+                remedy="open it again",
+            )
+        return load_tensors(self._loads, wanted)
+
+    def close(self) -> None:
+        """Close the files; closing twice is harmless."""
+        self._opened.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint at ``path``, a GGUF file or a Hugging Face directory, validated.
+
+    Raises CheckpointError when a file is missing, cut or corrupt, or a tensor is missing, has
+    another shape, or has no place in the model; UnsupportedModelError when the model asks for
+    mathematics that isn't implemented.
+    """
+    path = Path(path)
+    opened = HuggingFaceDirectory(path) if path.is_dir() else GgufFile(path)
+    try:
+        if isinstance(opened, GgufFile):
+            family = family_of_gguf(opened.metadata)
+            config = family.config_from_gguf(opened.metadata, opened.tensors.keys())
+            weights = family.gguf_weights(config)
+        else:
+            family = family_of_hf(opened.config)
+            config = family.config_from_hf(opened.config, opened.generation_config)
+            weights = family.hf_weights(config)
+        return Checkpoint(opened, path=path, config=config, weights=weights)
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _match(
+    tensors: Mapping[str, StoredTensor], config: ModelConfig, weights: WeightMap, source: str
+) -> tuple[TensorLoad, ...]:
+    """Pair every expected tensor with the stored one; refuse any left over."""
+    shapes = expected_shapes(config)
+    loads: list[TensorLoad] = []
+    for placement in weights.placements:
+        stored = tensors.get(placement.stored_name)
+        shape = shapes[placement.name]
+        if stored is None:
+            raise CheckpointError(
+                f"the tensor is missing from {source}",
+                field="tensor",
+                value=placement.stored_name,
+                remedy=f"{DOWNLOAD_AGAIN}, or use a checkpoint that has it",
+            )
+        if stored.shape != placement.stored_shape(shape):
+            raise CheckpointError(
+                f"the tensor has shape {stored.shape} instead of "
+                f"{placement.stored_shape(shape)}, which the configuration of {source} gives it",
+                field="tensor",
+                value=placement.stored_name,
+                remedy="use the configuration and the weights of the same model",
+            )
+        loads.append(TensorLoad(placement=placement, stored=stored, shape=shape))
+    _refuse_unexpected(tensors, weights, source)
+    return tuple(loads)
+
+
+def _refuse_unexpected(
+    tensors: Mapping[str, StoredTensor], weights: WeightMap, source: str
+) -> None:
+    placed = {placement.stored_name for placement in weights.placements}
+    for name, stored in tensors.items():
+        if name in placed or weights.harmless.fullmatch(name):
+            continue
+        if name in weights.duplicates and _equal(stored, tensors[weights.duplicates[name]]):
+            continue
+        raise CheckpointError(
+            f"the tensor has no place in the model, so leaving it out would change results "
+            f"({source})",
+            field="tensor",
+            value=name,
+            remedy="use a checkpoint of a supported model",
+        )
+
+
+def _equal(stored: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two stored tensors have the same encoding, shape and bytes."""
+    if (stored.shape, stored.encoding) != (other.shape, other.encoding):
+        return False
+    at_a_time = max(1, (1 << 20) // stored.line_bytes)
+    for first in range(0, stored.num_lines, at_a_time):
+        count = min(at_a_time, stored.num_lines - first)
+        if (stored.read_lines(first, count) != other.read_lines(first, count)).any():
+            return False
+    return True

@@ -1,0 +1,260 @@
+"""From a model's shape and weights to a running executor: compile, load, plan memory, allocate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastgen_jax.batching import StepShape
+from fastgen_jax.config import ResolvedConfig
+from fastgen_jax.kv.layout import bytes_per_block
+from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.decoder import Decoder
+from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.runtime.cache import CacheSpec, cache_spec
+from fastgen_jax.runtime.compile import (
+    CompiledProgram,
+    CompileReport,
+    Program,
+    compile_programs,
+)
+from fastgen_jax.runtime.executor import WRITE_ROW, Executor
+from fastgen_jax.runtime.memory import MemoryPlan, available_bytes, plan_blocks, step_bytes
+from fastgen_jax.runtime.step import SplitModel, StepSpec, build_step
+from fastgen_jax.sampling import RowLimits, init_row_state, write_row
+
+Tensors = Callable[[np.dtype], Iterator[tuple[str, np.ndarray]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """A ready executor and what making it took; times in seconds."""
+
+    executor: Executor
+    memory_plan: MemoryPlan
+    compile_report: CompileReport
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Whom to tell about long work: a weight was loaded, a program was compiled."""
+
+    on_weight: Callable[[int], None]
+    on_program: Callable[[str], None]
+
+
+def build_runtime(
+    model: ModelConfig,
+    config: ResolvedConfig,
+    limits: RowLimits,
+    tensors: Tensors,
+    *,
+    num_kv_blocks: int | None,
+    progress: Progress,
+) -> Runtime:
+    """An executor with all programs compiled and all memory taken.
+
+    Weights load while the programs compile. The pool's size comes from the compiled programs'
+    own memory analysis: a first compilation uses an estimate, which stands unless the analysis
+    shows that it doesn't fit.
+
+    Raises:
+        ConfigError: the memory doesn't hold one request of the longest length.
+    """
+    device = jax.local_devices()[0]
+    unroll_layers = device.platform != "cpu"
+    dtype = jnp.dtype(config.dtype)
+    split = SplitModel.of(abstract_decoder(model, dtype))
+    rows = jax.eval_shape(lambda: init_row_state(limits))
+    sizes = _Sizes(
+        available=available_bytes(device) if num_kv_blocks is None or device.platform == "cpu" else 0,
+        weights=_tree_bytes(split.leaves),
+        row_state=_tree_bytes(rows),
+        step=_estimate_step_bytes(model, config),
+    )
+    with ThreadPoolExecutor(1, thread_name_prefix="fastgen-load") as pool:
+        loading = pool.submit(_load, model, tensors, dtype, progress.on_weight)
+        num_blocks = num_kv_blocks or _plan(model, config, sizes)
+        while True:
+            cache = cache_spec(
+                model,
+                num_blocks=num_blocks,
+                block_size=config.block_size,
+                dtype=config.dtype,
+                unroll_layers=unroll_layers,
+            )
+            specs = [
+                StepSpec(
+                    shape=StepShape(*shape),
+                    max_blocks_per_seq=config.max_blocks_per_seq,
+                    max_logprobs=limits.max_logprobs,
+                    cache=cache,
+                )
+                for shape in config.step_shapes
+            ]
+            programs, report = compile_programs(
+                _programs(split, specs, rows, limits), progress.on_program
+            )
+            sizes = replace(sizes, step=step_bytes(programs.values()))
+            plan = _memory_plan(model, config, sizes, cache)
+            if num_kv_blocks is not None or plan.fits:
+                break
+            num_blocks = _plan(model, config, sizes)
+        leaves, load_seconds = loading.result()
+    executor = _executor(leaves, cache, specs, programs, limits)
+    return Runtime(
+        executor=executor, memory_plan=plan, compile_report=report, load_seconds=load_seconds
+    )
+
+
+def abstract_decoder(model: ModelConfig, dtype: jnp.dtype) -> Decoder:
+    """The model with shapes in place of weights."""
+    return Decoder(
+        model,
+        {
+            name: jax.ShapeDtypeStruct(shape, dtype)  # pyright: ignore[reportArgumentType]
+            for name, shape in expected_shapes(model).items()
+        },
+    )
+
+
+def random_tensors(model: ModelConfig, seed: int) -> Tensors:
+    """Weights drawn at random, for benchmarks of shapes: unit norms, small matrices."""
+
+    def tensors(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+        rng = np.random.default_rng(seed)
+        for name, shape in expected_shapes(model).items():
+            if len(shape) == 1:
+                yield name, np.ones(shape, dtype)
+            else:
+                values = rng.standard_normal(shape, np.float32) * 0.02
+                yield name, values.astype(dtype)
+
+    return tensors
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    available: int
+    weights: int
+    row_state: int
+    step: int
+
+
+def _programs(
+    split: SplitModel, specs: list[StepSpec], rows: object, limits: RowLimits
+) -> list[Program]:
+    programs = [
+        Program(
+            name=_step_name(spec),
+            function=build_step(split, spec),
+            arguments={
+                "weights": split.leaves,
+                "pages": spec.cache.abstract_pages(),
+                "row_state": rows,
+                "packed_inputs": jax.ShapeDtypeStruct((spec.inputs.size,), jnp.int32),
+            },
+            donated=("pages", "row_state"),
+        )
+        # The largest compiles longest, so it starts first.
+        for spec in reversed(specs)
+    ]
+    row = Program(
+        name=WRITE_ROW,
+        function=write_row,
+        arguments={
+            "row_state": rows,
+            "row": jax.ShapeDtypeStruct((), jnp.int32),
+            "packed_row": jax.ShapeDtypeStruct(limits.neutral_row.shape, jnp.int32),
+        },
+        donated=("row_state",),
+    )
+    return [*programs, row]
+
+
+def _step_name(spec: StepSpec) -> str:
+    return f"step {spec.shape.num_tokens} x {spec.shape.num_rows}"
+
+
+def _executor(
+    leaves: tuple[jax.Array, ...],
+    cache: CacheSpec,
+    specs: list[StepSpec],
+    programs: dict[str, CompiledProgram],
+    limits: RowLimits,
+) -> Executor:
+    return Executor(
+        leaves=leaves,
+        pages=cache.zeros(),
+        rows=init_row_state(limits),
+        steps={spec.shape: programs[_step_name(spec)] for spec in specs},
+        results={spec.shape: spec.results for spec in specs},
+        write_row=programs[WRITE_ROW],
+    )
+
+
+def _load(
+    model: ModelConfig, tensors: Tensors, dtype: jnp.dtype, on_weight: Callable[[int], None]
+) -> tuple[tuple[jax.Array, ...], float]:
+    start = time.perf_counter()
+    weights: dict[str, jax.Array] = {}
+    for name, values in tensors(np.dtype(dtype)):
+        weights[name] = jax.device_put(values)
+        on_weight(values.nbytes)
+    leaves = SplitModel.of(Decoder(model, weights)).leaves
+    return leaves, time.perf_counter() - start
+
+
+def _plan(model: ModelConfig, config: ResolvedConfig, sizes: _Sizes) -> int:
+    return plan_blocks(
+        available=sizes.available,
+        weights=sizes.weights,
+        row_state=sizes.row_state,
+        step=sizes.step,
+        fraction=config.kv_cache_memory_fraction,
+        bytes_per_block=_bytes_per_block(model, config),
+        useful_blocks=config.max_num_seqs * config.max_blocks_per_seq + 1,
+        blocks_of_longest=config.max_blocks_per_seq,
+    )
+
+
+def _memory_plan(
+    model: ModelConfig, config: ResolvedConfig, sizes: _Sizes, cache: CacheSpec
+) -> MemoryPlan:
+    return MemoryPlan(
+        available=sizes.available,
+        weights=sizes.weights,
+        row_state=sizes.row_state,
+        step=sizes.step,
+        kv_cache=cache.num_blocks * _bytes_per_block(model, config),
+        num_blocks=cache.num_blocks,
+        block_size=config.block_size,
+    )
+
+
+def _bytes_per_block(model: ModelConfig, config: ResolvedConfig) -> int:
+    return bytes_per_block(
+        num_layers=model.num_layers,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        itemsize=jnp.dtype(config.dtype).itemsize,
+        block_size=config.block_size,
+    )
+
+
+def _estimate_step_bytes(model: ModelConfig, config: ResolvedConfig) -> int:
+    """A first guess, generous: a few activations per token and a few copies of the logits."""
+    tokens, rows = config.step_shapes[-1]
+    width = model.hidden_size * 6 + model.intermediate_size * 3
+    return 4 * (tokens * width + 6 * rows * model.vocab_size)
+
+
+def _tree_bytes(tree: object) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,102 @@
+"""Owner of everything on the device: weights, pages, row state and the compiled programs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from fastgen_jax.batching import ResultLayout, StepResults, StepShape
+from fastgen_jax.errors import EngineClosedError
+from fastgen_jax.runtime.cache import Pages
+from fastgen_jax.runtime.compile import CompiledProgram
+from fastgen_jax.sampling import RowState
+
+WRITE_ROW = "write_row"
+
+
+class PendingStep(Protocol):
+    """A step that was launched and whose result is on its way to the host."""
+
+    def read(self) -> StepResults:
+        """The step's results; waits for the device."""
+        ...
+
+
+class StepExecutor(Protocol):
+    """What the engine needs of a device; ``testing.FakeExecutor`` is another one."""
+
+    def write_row(self, row: int, packed: np.ndarray) -> None:
+        """Put a request's settings and tokens into a device row, before the next launch."""
+        ...
+
+    def launch(self, shape: StepShape, packed: np.ndarray) -> PendingStep:
+        """Start a step and return at once."""
+        ...
+
+    def close(self) -> None:
+        """Free all device memory; nothing can be launched afterwards."""
+        ...
+
+
+class DeviceStep:
+    """A launched step; the copy to the host began with it."""
+
+    def __init__(self, packed: jax.Array, layout: ResultLayout) -> None:
+        packed.copy_to_host_async()
+        self._packed = packed
+        self._layout = layout
+
+    def read(self) -> StepResults:
+        """The step's results; waits for the device."""
+        return StepResults(np.asarray(self._packed), self._layout)
+
+
+class Executor:
+    """Runs compiled steps; pages and row state pass from step to step, updated in place."""
+
+    def __init__(
+        self,
+        *,
+        leaves: tuple[jax.Array, ...],
+        pages: Pages,
+        rows: RowState,
+        steps: dict[StepShape, CompiledProgram],
+        results: dict[StepShape, ResultLayout],
+        write_row: CompiledProgram,
+    ) -> None:
+        self._leaves = leaves
+        self._pages = pages
+        self._rows = rows
+        self._steps = steps
+        self._results = results
+        self._write_row = write_row
+        self._is_closed = False
+
+    def write_row(self, row: int, packed: np.ndarray) -> None:
+        """Put a request's settings and tokens into a device row, before the next launch."""
+        self._check_open()
+        self._rows = self._write_row(self._rows, np.int32(row), packed)
+
+    def launch(self, shape: StepShape, packed: np.ndarray) -> DeviceStep:
+        """Start a step and return at once; steps run in the order of their launches."""
+        self._check_open()
+        self._pages, self._rows, results = self._steps[shape](
+            self._leaves, self._pages, self._rows, packed
+        )
+        return DeviceStep(results, self._results[shape])
+
+    def close(self) -> None:
+        """Free every device buffer; closing twice is harmless."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        jax.block_until_ready((self._pages, self._rows))
+        for leaf in jax.tree.leaves((self._leaves, self._pages, self._rows)):
+            leaf.delete()
+        self._leaves, self._pages = (), ()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineClosedError("the engine was closed", remedy="build a new LLM")

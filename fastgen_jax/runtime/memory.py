@@ -1,0 +1,122 @@
+"""Where the device's memory goes: planned from the compiled step, printed, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jax
+import psutil
+
+from fastgen_jax.errors import ConfigError
+from fastgen_jax.runtime.compile import CompiledProgram
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Bytes by use on one device.
+
+    Attributes:
+        available: free when the engine started.
+        weights: all parameters.
+        row_state: settings and token histories of the device rows.
+        step: the largest temporary space of any compiled program, and its inputs and results.
+        kv_cache: all blocks.
+        num_blocks: blocks, the null block included.
+        block_size: tokens of a block.
+    """
+
+    available: int
+    weights: int
+    row_state: int
+    step: int
+    kv_cache: int
+    num_blocks: int
+    block_size: int
+
+    @property
+    def total(self) -> int:
+        """What the engine takes at its peak."""
+        return self.weights + self.row_state + self.step + self.kv_cache
+
+    @property
+    def fits(self) -> bool:
+        """True when the peak is within what was available."""
+        return self.total <= self.available
+
+    def __str__(self) -> str:
+        """A table in MiB."""
+        tokens = (self.num_blocks - 1) * self.block_size
+        note = f"{self.num_blocks} blocks of {self.block_size} tokens: {tokens:,} tokens"
+        lines = [
+            ("weights", self.weights, ""),
+            ("row state", self.row_state, ""),
+            ("step (temporary)", self.step, ""),
+            ("KV cache", self.kv_cache, note),
+            ("total", self.total, f"of {_mib(self.available).strip()} MiB available"),
+        ]
+        body = [f"  {name:<17}{_mib(size)} MiB  {note}".rstrip() for name, size, note in lines]
+        return "\n".join(["Memory plan", *body])
+
+
+def available_bytes(device: jax.Device) -> int:
+    """Free memory of a device; of the host, for a CPU."""
+    if device.platform == "cpu":
+        return psutil.virtual_memory().available
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        raise ConfigError(
+            f"the device {device} doesn't tell its memory",
+            field="num_kv_blocks",
+            value=None,
+            remedy="set num_kv_blocks",
+        )
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+
+
+def step_bytes(programs: Iterable[CompiledProgram]) -> int:
+    """The most temporary and fresh output space that any of the programs takes.
+
+    From the compiler's own ``memory_analysis``; the worst request is inside the program, so
+    nothing at run time exceeds it.
+    """
+    sizes = [0]
+    for program in programs:
+        analysis = program.executable.memory_analysis()
+        if analysis is not None:
+            fresh = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+            sizes.append(analysis.temp_size_in_bytes + fresh)
+    return max(sizes)
+
+
+def plan_blocks(
+    *,
+    available: int,
+    weights: int,
+    row_state: int,
+    step: int,
+    fraction: float,
+    bytes_per_block: int,
+    useful_blocks: int,
+    blocks_of_longest: int,
+) -> int:
+    """Blocks of the cache: a fraction of what is left over, and no more than can be used.
+
+    Raises:
+        ConfigError: not even one request of the longest length fits.
+    """
+    left = available - weights - row_state - step
+    blocks = min(int(left * fraction) // bytes_per_block, useful_blocks)
+    if blocks < blocks_of_longest + 1:
+        raise ConfigError(
+            f"{_mib(max(left, 0)).strip()} MiB are left beside weights and step, which gives "
+            f"{max(blocks, 0)} blocks; a request of max_model_len needs {blocks_of_longest + 1}",
+            field="kv_cache_memory_fraction",
+            value=fraction,
+            remedy="raise it, lower max_model_len, or set num_kv_blocks",
+        )
+    return blocks
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:9,.1f}"

@@ -1,5 +1,45 @@
 """Dynamic SplitFuse serving of language models in JAX."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fastgen_jax.config import EngineConfig
+from fastgen_jax.errors import FastGenError
+from fastgen_jax.outputs import CompletionOutput, Delta, Logprob, RequestMetrics, RequestOutput
+from fastgen_jax.request import FinishReason
 from fastgen_jax.sampling_params import SamplingParams
 
-__all__ = ["SamplingParams"]
+if TYPE_CHECKING:
+    from fastgen_jax.llm import LLM
+    from fastgen_jax.pipeline import Pipeline, Response, pipeline
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "Delta",
+    "EngineConfig",
+    "FastGenError",
+    "FinishReason",
+    "Logprob",
+    "Pipeline",
+    "RequestMetrics",
+    "RequestOutput",
+    "Response",
+    "SamplingParams",
+    "__version__",
+    "pipeline",
+]
+
+# Only these need jax; scheduling and simulation must import without it.
+_LAZY = {"LLM": "llm", "Pipeline": "pipeline", "Response": "pipeline", "pipeline": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"fastgen_jax.{_LAZY[name]}")
+    return getattr(module, name)

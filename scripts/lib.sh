@@ -8,6 +8,9 @@ VENV="$ROOT/.venv"
 STAMP="$VENV/.fastgen-stamp"
 LOCK="$ROOT/.venv.lock"
 
+# Many containers set this; every start would then compile jax and pytest's plugins from source.
+unset PYTHONDONTWRITEBYTECODE
+
 say() { printf '[fastgen] %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 

@@ -19,24 +19,24 @@ def weight_keys(weights: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
     return lax.bitcast_convert_type(weights, jnp.int32)
 
 
-def mass_from(weights: Float[Array, "R N"], key: Int[Array, "R"]) -> Float[Array, "R"]:
+def mass_from(weights: Float[Array, "R N"], key: Int[Array, " R"]) -> Float[Array, " R"]:
     """The sum of each row's weights whose keys are at least ``key``."""
     return jnp.sum(jnp.where(weight_keys(weights) >= key[:, None], weights, 0), axis=-1)
 
 
 def largest_key_with_count(
     weights: Float[Array, "R N"],
-    count: Int[Array, "R"],
-    start: Int[Array, "R"],
-    is_wanted: Bool[Array, "R"],
-) -> Int[Array, "R"]:
+    count: Int[Array, " R"],
+    start: Int[Array, " R"],
+    is_wanted: Bool[Array, " R"],
+) -> Int[Array, " R"]:
     """A key that exactly the ``count`` largest weights and their ties reach.
 
     ``start`` where fewer reach a larger key, and where nothing is wanted.
     """
     keys = weight_keys(weights)
 
-    def narrow(lo: Int[Array, "R"], hi: Int[Array, "R"]) -> tuple[Array, Array]:
+    def narrow(lo: Int[Array, " R"], hi: Int[Array, " R"]) -> tuple[Array, Array]:
         middle = lo + (hi - lo) // 2
         found = jnp.sum(keys >= middle[:, None], axis=-1, dtype=jnp.int32)
         lo = jnp.where(found >= count, middle, lo)
@@ -48,10 +48,10 @@ def largest_key_with_count(
 
 def largest_key_with_mass(
     weights: Float[Array, "R N"],
-    goal: Float[Array, "R"],
-    start: Int[Array, "R"],
-    is_wanted: Bool[Array, "R"],
-) -> Int[Array, "R"]:
+    goal: Float[Array, " R"],
+    start: Int[Array, " R"],
+    is_wanted: Bool[Array, " R"],
+) -> Int[Array, " R"]:
     """A key that the largest weights reach whose sum first reaches ``goal``, and their ties.
 
     ``start`` where the sum is less from every larger key on, and where nothing is wanted.
@@ -59,7 +59,10 @@ def largest_key_with_mass(
     whole = mass_from(weights, start)
 
     def narrow(
-        lo: Int[Array, "R"], hi: Int[Array, "R"], above: Float[Array, "R"], upto: Float[Array, "R"]
+        lo: Int[Array, " R"],
+        hi: Int[Array, " R"],
+        above: Float[Array, " R"],
+        upto: Float[Array, " R"],
     ) -> tuple[Array, ...]:
         middle = lo + (hi - lo) // 2
         mass = mass_from(weights, middle)
@@ -79,10 +82,10 @@ def largest_key_with_mass(
 
 def _bisect(
     narrow: Callable[..., tuple[Array, ...]],
-    lo: Int[Array, "R"],
-    hi: Int[Array, "R"],
+    lo: Int[Array, " R"],
+    hi: Int[Array, " R"],
     *carried: Array,
-) -> Int[Array, "R"]:
+) -> Int[Array, " R"]:
     """``lo`` of every row, narrowed until no row has a key between its lo and its hi."""
 
     def is_open(carry: tuple[Array, ...]) -> Bool[Array, ""]:

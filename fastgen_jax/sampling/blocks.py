@@ -33,7 +33,7 @@ def take_blocks(
     return taken, ids
 
 
-def first_argmax(values: Float[Array, "R V"]) -> tuple[Int[Array, "R"], Float[Array, "R"]]:
+def first_argmax(values: Float[Array, "R V"]) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
     """The lowest index of each row's largest value, and that value; NaN wins over everything.
 
     One vectorised pass for the blocks' maxima, then a look into one block: XLA's own argmax is

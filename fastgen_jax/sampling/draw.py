@@ -14,13 +14,13 @@ from fastgen_jax.sampling.threefry import uniform_pair
 
 
 def weigh_tokens(
-    logits: Float[Array, "R V"], peak: Float[Array, "R"], settings: RowSettings
+    logits: Float[Array, "R V"], peak: Float[Array, " R"], settings: RowSettings
 ) -> Float[Array, "R V"]:
     """Each token's probability at the row's temperature, divided by that of the likeliest."""
     return jnp.exp((logits - peak[:, None]) / settings.temperature[:, None])
 
 
-def draw_tokens(weights: Float[Array, "R V"], settings: RowSettings) -> Int[Array, "R"]:
+def draw_tokens(weights: Float[Array, "R V"], settings: RowSettings) -> Int[Array, " R"]:
     """A token per row after min_p, top-k and top-p; meaningless in rows that aren't sampled.
 
     First a block of tokens is drawn by its weight, then a token inside it, each with its own
@@ -43,7 +43,7 @@ def draw_tokens(weights: Float[Array, "R V"], settings: RowSettings) -> Int[Arra
     return jnp.take_along_axis(ids, column[:, None], axis=1)[:, 0]
 
 
-def invert_cdf(weights: Float[Array, "R N"], word: Array) -> Int[Array, "R"]:
+def invert_cdf(weights: Float[Array, "R N"], word: Array) -> Int[Array, " R"]:
     """The first index whose cumulative weight exceeds ``word / 2**24`` of the total.
 
     Never an index of weight zero while a positive one exists, however the sums round.

@@ -66,7 +66,7 @@ def _completed_bad_words(state: RowState, settings: RowSettings) -> Int[Array, "
 
 
 def _slots(
-    ids: Int[Array, "R N"], is_active: Bool[Array, "R"], vocab_size: int
+    ids: Int[Array, "R N"], is_active: Bool[Array, " R"], vocab_size: int
 ) -> Int[Array, "R N"]:
     """The ids with empty and inactive slots moved out of range, where scatters drop them."""
     return jnp.where((ids >= 0) & is_active[:, None], ids, vocab_size)

@@ -20,7 +20,7 @@ CANDIDATE_BLOCKS = 64
 CANDIDATE_WIDTH = 32
 
 
-def keep_from(weights: Float[Array, "R V"], settings: RowSettings) -> Int[Array, "R"]:
+def keep_from(weights: Float[Array, "R V"], settings: RowSettings) -> Int[Array, " R"]:
     """The lowest key that min_p, top-k and top-p keep; everything from it on is kept.
 
     Tokens exactly as likely as the last one kept are kept too. top-k looks at what min_p kept,
@@ -49,9 +49,9 @@ def keep_from(weights: Float[Array, "R V"], settings: RowSettings) -> Int[Array,
 def _search(
     candidates: Float[Array, "R N"],
     weights: Float[Array, "R V"],
-    bound: Int[Array, "R"],
+    bound: Int[Array, " R"],
     settings: RowSettings,
-) -> tuple[Int[Array, "R"], Bool[Array, "R"]]:
+) -> tuple[Int[Array, " R"], Bool[Array, " R"]]:
     """The threshold of each row, and whether it is the one of the whole row.
 
     Args:
@@ -70,7 +70,7 @@ def _search(
     )
     floor = jnp.where(use_top_k, jnp.maximum(min_key, kth), min_key)
 
-    def search_top_p() -> Int[Array, "R"]:
+    def search_top_p() -> Int[Array, " R"]:
         # What min_p keeps may reach beyond the candidates; what an exact top-k keeps does not.
         total = jnp.where(use_top_k, mass_from(candidates, floor), mass_from(weights, min_key))
         start = jnp.maximum(floor, bound)

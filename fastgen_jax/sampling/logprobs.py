@@ -25,8 +25,8 @@ class TokenLogprobs:
         top: their log-probabilities.
     """
 
-    chosen: Float[Array, "N"]
-    rank: Int[Array, "N"]
+    chosen: Float[Array, " N"]
+    rank: Int[Array, " N"]
     top_ids: Int[Array, "N K"]
     top: Float[Array, "N K"]
 
@@ -42,7 +42,7 @@ def empty_logprobs(count: int, k: int) -> TokenLogprobs:
 
 
 def token_logprobs(
-    logits: Float[Array, "R V"], token_ids: Int[Array, "R"], k: int
+    logits: Float[Array, "R V"], token_ids: Int[Array, " R"], k: int
 ) -> TokenLogprobs:
     """Raw log-softmax of the given tokens, their ranks, and the k most likely tokens."""
     _, peak = first_argmax(logits)
@@ -82,8 +82,8 @@ def top_tokens(
 def prompt_logprobs(
     hidden_to_logits: Callable[[Float[Array, "R E"]], Float[Array, "R V"]],
     hidden: Float[Array, "T E"],
-    targets: Int[Array, "T"],
-    is_wanted: Bool[Array, "T"],
+    targets: Int[Array, " T"],
+    is_wanted: Bool[Array, " T"],
     *,
     group: int,
     k: int,

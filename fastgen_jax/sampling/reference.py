@@ -28,7 +28,7 @@ class ReferenceSample:
     """
 
     token_id: int
-    probabilities: Float64[np.ndarray, "V"]
+    probabilities: Float64[np.ndarray, " V"]
     chosen_logprob: float
     rank: int
     top_ids: list[int]
@@ -36,7 +36,7 @@ class ReferenceSample:
 
 
 def sample_reference(
-    logits: Float32[np.ndarray, "V"],
+    logits: Float32[np.ndarray, " V"],
     params: SamplingParams,
     *,
     history: Sequence[int],
@@ -76,13 +76,13 @@ def sample_reference(
 
 
 def edit_reference(
-    logits: Float64[np.ndarray, "V"],
+    logits: Float64[np.ndarray, " V"],
     params: SamplingParams,
     history: list[int],
     prompt_len: int,
     eos_token_ids: set[int],
     bad_word_ids: Sequence[Sequence[int]],
-) -> Float64[np.ndarray, "V"]:
+) -> Float64[np.ndarray, " V"]:
     """The logits after allowed ids, bad words, min_tokens, bias and the three penalties."""
     output = history[prompt_len:]
     is_allowed = np.ones(len(logits), bool)
@@ -116,8 +116,8 @@ def edit_reference(
 
 
 def filter_reference(
-    edited: Float64[np.ndarray, "V"], params: SamplingParams
-) -> Float64[np.ndarray, "V"]:
+    edited: Float64[np.ndarray, " V"], params: SamplingParams
+) -> Float64[np.ndarray, " V"]:
     """The probabilities after temperature, min_p, top-k and top-p, by sorting."""
     weights = np.exp((edited - edited.max()) / params.temperature)
     weights[weights < params.min_p] = 0.0
@@ -130,7 +130,7 @@ def filter_reference(
     return weights / weights.sum()
 
 
-def draw_reference(probabilities: Float64[np.ndarray, "V"], seed: int, position: int) -> int:
+def draw_reference(probabilities: Float64[np.ndarray, " V"], seed: int, position: int) -> int:
     """The token at the seed and position: first its block of 128 tokens, then the token in it."""
     high, low = np.array([seed >> 32], np.uint32), np.array([seed & 0xFFFFFFFF], np.uint32)
     words = uniform_pair((high, low), np.array([position], np.uint32))
@@ -140,6 +140,6 @@ def draw_reference(probabilities: Float64[np.ndarray, "V"], seed: int, position:
     return block * BLOCK + _invert(padded[block], second)
 
 
-def _invert(weights: Float[np.ndarray, "N"], uniform: float) -> int:
+def _invert(weights: Float[np.ndarray, " N"], uniform: float) -> int:
     total = np.cumsum(weights)
     return int(np.argmax(total > uniform * total[-1]))

@@ -18,33 +18,34 @@ class RowSettings:
 
     Attributes:
         row: device row, 0 for rows that aren't valid.
-        length: tokens of the request so far, 0 for rows that aren't valid.
-        position: the same; where the drawn token goes.
+        length: tokens of the request so far, 0 for rows that aren't valid; the drawn token goes
+            there.
+        temperature: 1 for rows that are greedy or not valid.
     """
 
-    row: Int[Array, "R"]
-    length: Int[Array, "R"]
-    prompt_len: Int[Array, "R"]
+    row: Int[Array, " R"]
+    length: Int[Array, " R"]
+    prompt_len: Int[Array, " R"]
     seed: UInt[Array, "R 2"]
-    temperature: Float[Array, "R"]
-    top_k: Int[Array, "R"]
-    top_p: Float[Array, "R"]
-    min_p: Float[Array, "R"]
-    repetition_penalty: Float[Array, "R"]
-    presence_penalty: Float[Array, "R"]
-    frequency_penalty: Float[Array, "R"]
-    is_valid: Bool[Array, "R"]
-    is_sampled: Bool[Array, "R"]
-    has_filter: Bool[Array, "R"]
-    has_penalty: Bool[Array, "R"]
-    has_allowed: Bool[Array, "R"]
-    has_bias: Bool[Array, "R"]
-    has_bad_words: Bool[Array, "R"]
-    holds_back: Bool[Array, "R"]
-    wants_logprobs: Bool[Array, "R"]
+    temperature: Float[Array, " R"]
+    top_k: Int[Array, " R"]
+    top_p: Float[Array, " R"]
+    min_p: Float[Array, " R"]
+    repetition_penalty: Float[Array, " R"]
+    presence_penalty: Float[Array, " R"]
+    frequency_penalty: Float[Array, " R"]
+    is_valid: Bool[Array, " R"]
+    is_sampled: Bool[Array, " R"]
+    has_filter: Bool[Array, " R"]
+    has_penalty: Bool[Array, " R"]
+    has_allowed: Bool[Array, " R"]
+    has_bias: Bool[Array, " R"]
+    has_bad_words: Bool[Array, " R"]
+    holds_back: Bool[Array, " R"]
+    wants_logprobs: Bool[Array, " R"]
 
     @property
-    def has_edit(self) -> Bool[Array, "R"]:
+    def has_edit(self) -> Bool[Array, " R"]:
         """True where the logits have to be changed before a token is chosen."""
         changes = self.has_penalty | self.has_allowed | self.has_bias
         return changes | self.has_bad_words | self.holds_back
@@ -52,9 +53,9 @@ class RowSettings:
 
 def gather_settings(
     state: RowState,
-    rows: Int[Array, "R"],
-    positions: Int[Array, "R"],
-    is_valid: Bool[Array, "R"],
+    rows: Int[Array, " R"],
+    positions: Int[Array, " R"],
+    is_valid: Bool[Array, " R"],
     vocab_size: int,
 ) -> RowSettings:
     """The settings of the step's rows; indices of rows that aren't valid may be anything."""
@@ -90,7 +91,7 @@ def gather_settings(
     )
 
 
-def _any_slot(ids: Int[Array, "S N"]) -> Bool[Array, "S"]:
+def _any_slot(ids: Int[Array, "S N"]) -> Bool[Array, " S"]:
     """True where a row holds an id; slots are filled from the front."""
     if ids.shape[1] == 0:
         return jnp.zeros(ids.shape[0], bool)

@@ -42,18 +42,18 @@ class RowState:
     """
 
     token_ids: Int[Array, "S M"]
-    prompt_len: Int[Array, "S"]
-    min_position: Int[Array, "S"]
+    prompt_len: Int[Array, " S"]
+    min_position: Int[Array, " S"]
     seed: UInt[Array, "S 2"]
-    temperature: Float[Array, "S"]
-    top_k: Int[Array, "S"]
-    top_p: Float[Array, "S"]
-    min_p: Float[Array, "S"]
-    repetition_penalty: Float[Array, "S"]
-    presence_penalty: Float[Array, "S"]
-    frequency_penalty: Float[Array, "S"]
-    num_logprobs: Int[Array, "S"]
-    has_allowed: Int[Array, "S"]
+    temperature: Float[Array, " S"]
+    top_k: Int[Array, " S"]
+    top_p: Float[Array, " S"]
+    min_p: Float[Array, " S"]
+    repetition_penalty: Float[Array, " S"]
+    presence_penalty: Float[Array, " S"]
+    frequency_penalty: Float[Array, " S"]
+    num_logprobs: Int[Array, " S"]
+    has_allowed: Int[Array, " S"]
     allowed_mask: UInt[Array, "S V32"]
     bias_ids: Int[Array, "S B"]
     bias_values: Float[Array, "S B"]
@@ -71,7 +71,7 @@ def init_row_state(limits: RowLimits) -> RowState:
     return RowState(**arrays, max_logprobs=limits.max_logprobs)
 
 
-def write_row(state: RowState, row: Int[Array, ""], packed: Int[Array, "P"]) -> RowState:
+def write_row(state: RowState, row: Int[Array, ""], packed: Int[Array, " P"]) -> RowState:
     """The state with device row ``row`` holding the request that ``pack_row`` packed.
 
     Traced; in place when the caller donates the state. ``row`` must be in [0, S).
@@ -94,10 +94,10 @@ def write_row(state: RowState, row: Int[Array, ""], packed: Int[Array, "P"]) -> 
 
 def append_tokens(
     state: RowState,
-    rows: Int[Array, "R"],
-    positions: Int[Array, "R"],
-    tokens: Int[Array, "R"],
-    is_valid: Bool[Array, "R"],
+    rows: Int[Array, " R"],
+    positions: Int[Array, " R"],
+    tokens: Int[Array, " R"],
+    is_valid: Bool[Array, " R"],
 ) -> RowState:
     """The state with ``history[rows[r], positions[r]] = tokens[r]`` for the valid r.
 

@@ -33,9 +33,9 @@ class Samples:
         top_logprobs: their log-probabilities.
     """
 
-    token_ids: Int[Array, "R"]
-    chosen_logprob: Float[Array, "R"]
-    rank: Int[Array, "R"]
+    token_ids: Int[Array, " R"]
+    chosen_logprob: Float[Array, " R"]
+    rank: Int[Array, " R"]
     top_ids: Int[Array, "R K"]
     top_logprobs: Float[Array, "R K"]
 
@@ -43,9 +43,9 @@ class Samples:
 def sample(
     logits: Float[Array, "R V"],
     state: RowState,
-    rows: Int[Array, "R"],
-    positions: Int[Array, "R"],
-    is_valid: Bool[Array, "R"],
+    rows: Int[Array, " R"],
+    positions: Int[Array, " R"],
+    is_valid: Bool[Array, " R"],
 ) -> Samples:
     """One token per valid row, by the row's own settings; ``docs/sampling.md`` is the contract.
 
@@ -79,11 +79,11 @@ def sample(
 
 def _choose(
     logits: Float[Array, "R V"],
-    best: Int[Array, "R"],
-    peak: Float[Array, "R"],
+    best: Int[Array, " R"],
+    peak: Float[Array, " R"],
     state: RowState,
     settings: RowSettings,
-) -> tuple[Int[Array, "R"], Float[Array, "R"]]:
+) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
     """Each row's token and largest logit after edits: drawn, or the likeliest where greedy."""
 
     def edit() -> tuple[Array, Array, Array]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from fastgen_jax.kv.block_table import BlockTables
 from fastgen_jax.request import Request, RequestState
 from fastgen_jax.scheduling.plan import PlannedRow
+
+# PlannedRow's own constructor without its argument handling: twice as fast, 256 times a step.
+_new_row: Callable[[type[PlannedRow], tuple[Request, int, int, bool]], PlannedRow] = tuple.__new__  # pyright: ignore[reportUnknownMemberType]
 
 
 class RunningSet:
@@ -116,11 +120,11 @@ class RunningSet:
     def grant_decodes(self, requests: dict[Request, int]) -> list[PlannedRow]:
         """A row of one token for each of these decoding requests; blocks must suffice.
 
-        The hot path of a step: everything is inlined, and rows are built by ``tuple.__new__``.
+        The hot path of a step, so everything is inlined.
         """
         size, last_slot = self._tables.block_size, self._tables.block_size - 1
         allocate, commit = self._tables.pool.allocate, self._tables.commit
-        new = tuple.__new__
+        new = _new_row
         rows: list[PlannedRow] = []
         append = rows.append
         ended: list[Request] = []

@@ -33,7 +33,7 @@ TINY_SEED = 3
 BARE_PROMPTS = (
     ("The capital of France is", 5),
     ("Once upon a time, in a village by the sea, there lived an old fisherman who", 12),
-    ("def fibonacci(n):\n    if n < 2:\n        return n\n    return fib", 20),
+    ("def fibonacci(n):\n    if n < 2:\n        return n\n    return fib", 19),
 )
 
 CHAT_MESSAGES = (
@@ -80,7 +80,10 @@ CHAT_MESSAGES = (
         "Please propose a plan day by day, with the train connections to look up, one indoor "
         "alternative for rain on every day, and a short packing list. Mention anything that "
         "has to be reserved in advance, say which parts can be dropped if we are late, and "
-        "keep the whole answer under four hundred words."
+        "keep the whole answer under four hundred words. We have already booked the flights "
+        "and the first two nights in Milan, close to the central station, so please start the "
+        "plan there, keep the luggage in mind on travel days, and name one bakery or ice "
+        "cream shop worth a detour in each town."
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -65,13 +66,14 @@ CONFIG = ModelConfig(
 )
 
 
-def from_hf(generation: dict[str, object] | None = None, **changes: object) -> ModelConfig:
+def from_hf(generation: Mapping[str, object] | None = None, /, **changes: object) -> ModelConfig:
     config = {name: value for name, value in (HF | changes).items() if value != "absent"}
     return family_of_hf(config).config_from_hf(config, generation or {})
 
 
-def from_gguf(changes: dict[str, object] | None = None, *, tensors: tuple[str, ...] = ()):
-    fields = {key: value for key, value in (GGUF | (changes or {})).items() if value != "absent"}
+def from_gguf(changes: Mapping[str, object] | None = None, *, tensors: tuple[str, ...] = ()):
+    changed = GGUF | dict(changes or {})
+    fields = {key: value for key, value in changed.items() if value != "absent"}
     return family_of_gguf(fields).config_from_gguf(fields, tensors)
 
 

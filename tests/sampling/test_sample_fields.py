@@ -165,7 +165,7 @@ def test_logprobs_are_raw(bench, make_case, logits):
     params = SamplingParams(
         logprobs=3, temperature=0.5, top_k=20, logit_bias={9: 50.0}, repetition_penalty=1.5
     )
-    tied = np.round(logits)
+    tied = np.round(logits) + np.float32(0)  # -0.0 would come after 0.0
     for values in (logits, tied):
         cases = [make_case(params, seed=seed) for seed in range(4)]
         samples = bench.run(values, cases)

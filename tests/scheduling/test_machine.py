@@ -156,7 +156,7 @@ def check_outcome(device: FakeDevice) -> None:
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -174,7 +174,7 @@ def workloads(draw: st.DrawFn) -> list[Request]:
 
 
 @given(scheduler_configs(), policies(), workloads(), st.integers(0, 2))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_workload_ends_with_every_token(
     config: SchedulerConfig, policy: str | Policy, requests: list[Request], latency: int
 ) -> None:

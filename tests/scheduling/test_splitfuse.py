@@ -54,9 +54,7 @@ def test_no_budget_is_lost(budget: int, decodes: int, prompts: list[int], multip
     assert sum(0 < c < need for c, need in zip(chunks, prompts, strict=True)) <= 1
 
 
-@given(
-    st.integers(1, 40), st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 16)
-)
+@given(st.integers(1, 40), st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 16))
 def test_the_scheduler_splits_like_the_plain_function(
     budget: int, prompts: list[int], multiple: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -97,7 +98,9 @@ def _is_intact(model: BuiltinModel, target: Path, progress: bool) -> bool:
         digest = _copy(file, None, model.num_bytes, "Verifying the kept model", progress)
     if digest != model.sha256:
         return False
-    _replace(_record(target), json.dumps(_record_of(model)).encode())
+    # A directory that can't be written, shared between users perhaps, is still good to read.
+    with contextlib.suppress(OSError):
+        _replace(_record(target), json.dumps(_record_of(model)).encode())
     return True
 
 
@@ -182,6 +185,7 @@ def _replace(path: Path, content: bytes) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+    os.chmod(name, 0o644)  # as open() would; temporary files are their owner's alone
     os.replace(name, path)
 
 

@@ -53,9 +53,11 @@ class Fields:
     def token_ids(self, name: str) -> tuple[int, ...]:
         """Return one id or a list of ids as a tuple, empty when absent."""
         value = self.get(name)
-        ids = [] if value is None else value if isinstance(value, list) else [value]
-        for item in ids:
-            if isinstance(item, bool) or not isinstance(item, int) or item < 0:
+        ids: list[int] = []
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, int) and not isinstance(item, bool) and item >= 0:
+                ids.append(item)
+            elif value is not None:
                 raise self._malformed(name, value, "a token id or a list of token ids")
         return tuple(ids)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,7 +131,7 @@ class _HeaderReader:
             return self._scalars(item_type, count, what)
         return self._scalars(type_id, 1, what)[0]
 
-    def _scalars(self, type_id: int, count: int, what: str) -> list[object]:
+    def _scalars(self, type_id: int, count: int, what: str) -> Sequence[object]:
         dtype = _SCALARS.get(type_id)
         if dtype is None:
             raise self._file.damaged(f"{what} has the unknown type {type_id}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.models.weights.builtin import BuiltinModel
 
-_REPORTED_LINES = 3
+_REPORTED_LINES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,229 @@
+"""``fastgen``: generate, chat, info and demo on the command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field, fields
+from typing import Annotated
+
+import tyro
+
+from fastgen_jax.config import EngineConfig
+from fastgen_jax.errors import ConfigError, FastGenError
+from fastgen_jax.sampling_params import SamplingParams
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Settings of the engine; what isn't given comes from --config, else from the defaults."""
+
+    config: str | None = None
+    """A TOML file of EngineConfig fields, such as those in configs/."""
+    dtype: str | None = None
+    """"float32", "bfloat16" or "auto"."""
+    token_budget: int | None = None
+    """Most tokens of one step."""
+    max_num_seqs: int | None = None
+    """Most requests running at once."""
+    max_model_len: int | None = None
+    """Most tokens of a request."""
+    num_kv_blocks: int | None = None
+    """Blocks of the cache; the memory plan decides where it isn't given."""
+    policy: str | None = None
+    """"fcfs" or "priority"."""
+
+    def engine_config(self) -> EngineConfig:
+        """The file's settings with the given options on top."""
+        base = EngineConfig() if self.config is None else EngineConfig.from_toml(self.config)
+        values = {f.name: getattr(base, f.name) for f in fields(EngineConfig)}
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name != "config" and value is not None:
+                values[option.name] = value
+        return EngineConfig.from_dict(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How tokens are drawn."""
+
+    temperature: float = 0.0
+    """0 always takes the most likely token."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this probability."""
+    top_k: int = 0
+    """Keep so many tokens; 0 keeps all."""
+    seed: int | None = None
+    """Same seed, same tokens."""
+    max_tokens: int = 256
+    """Most tokens to generate."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer."""
+
+    def params(self) -> SamplingParams:
+        """As the library takes them."""
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            stop=self.stop or None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Print the model's continuation of each prompt."""
+
+    prompts: tyro.conf.Positional[tuple[str, ...]]
+    """The texts to continue."""
+    model: str = DEFAULT_MODEL
+    """A built-in name, a directory, a .gguf file or a Hub id."""
+    engine: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
+    sampling: tyro.conf.OmitArgPrefixes[SamplingOptions] = field(default_factory=SamplingOptions)
+
+    def run(self) -> None:
+        """Generate and print."""
+        from fastgen_jax.llm import LLM
+
+        if not self.prompts:
+            raise ConfigError("is empty", field="prompts", value=(), remedy="give at least one")
+        with LLM(self.model, config=self.engine.engine_config()) as llm:
+            for output in llm.generate(list(self.prompts), self.sampling.params()):
+                print(f"{output.prompt}{output.outputs[0].text}\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Talk to the model; an empty line or the end of input leaves."""
+
+    model: str = DEFAULT_MODEL
+    """A built-in name, a directory, a .gguf file or a Hub id."""
+    system: str | None = None
+    """What the system message says."""
+    engine: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
+    sampling: tyro.conf.OmitArgPrefixes[SamplingOptions] = field(default_factory=SamplingOptions)
+
+    def run(self) -> None:
+        """Read lines, stream answers."""
+        from fastgen_jax.llm import LLM
+
+        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        with LLM(self.model, config=self.engine.engine_config()) as llm:
+            while line := _read_line():
+                messages.append({"role": "user", "content": line})
+                answer = ""
+                for delta in llm.stream(llm.chat_prompt(messages), self.sampling.params()):
+                    print(delta.text, end="", flush=True)
+                    answer += delta.text
+                print()
+                messages.append({"role": "assistant", "content": answer})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Print a model's shape, the settings in force, the memory plan and the compile report."""
+
+    model: str = DEFAULT_MODEL
+    """A built-in name, a directory, a .gguf file or a Hub id."""
+    engine: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
+
+    def run(self) -> None:
+        """Start the engine and print what it did."""
+        from fastgen_jax.loaded_model import load_model
+
+        loaded = load_model(self.model, self.engine.engine_config())
+        try:
+            for title, data in (("Model", loaded.model), ("Settings", loaded.config)):
+                print(title)
+                for item in fields(data):
+                    print(f"  {item.name:<26}{getattr(data, item.name)}")
+            print(loaded.startup.memory_plan)
+            print(loaded.startup.compile_report)
+        finally:
+            loaded.engine.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Stream one answer and print how long everything took."""
+
+    question: tyro.conf.Positional[str] = "What is the capital of France?"
+    """What to ask."""
+    model: str = DEFAULT_MODEL
+    """A built-in name, a directory, a .gguf file or a Hub id."""
+    engine: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
+    sampling: tyro.conf.OmitArgPrefixes[SamplingOptions] = field(default_factory=SamplingOptions)
+
+    def run(self) -> None:
+        """Ask, stream, report."""
+        from fastgen_jax.llm import LLM
+        from fastgen_jax.models.sources import resolve_model
+
+        path = resolve_model(self.model)  # the download doesn't count as starting
+        process_start = _seconds_since_process_start()
+        begin = time.perf_counter()
+        with LLM(path, config=self.engine.engine_config()) as llm:
+            print(f"> {self.question}")
+            asked = time.perf_counter()
+            first = None
+            num_tokens = 0
+            prompt = llm.chat_prompt([{"role": "user", "content": self.question}])
+            for delta in llm.stream(prompt, self.sampling.params()):
+                first = first or time.perf_counter()
+                num_tokens += len(delta.token_ids)
+                print(delta.text, end="", flush=True)
+            end = time.perf_counter()
+            print("\n")
+            assert first is not None
+            rate = (num_tokens - 1) / (end - first) if num_tokens > 1 else 0.0
+            print(f"Time to first token   {first - asked:8.3f} s  ({len(prompt)} prompt tokens)")
+            print(f"Tokens after it       {rate:8.1f} per second  ({num_tokens} in all)")
+            print(
+                f"Start to first token  {first - begin + process_start:8.2f} s  "
+                "(imports, loading, compiling; without the download)"
+            )
+            print(llm.startup.memory_plan)
+            print(llm.startup.compile_report)
+
+
+Command = (
+    Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Chat, tyro.conf.subcommand("chat")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)
+
+
+def main() -> None:
+    """Run the command given on the command line; user errors end with status 2, no traceback."""
+    command = tyro.cli(Command, prog="fastgen", description=__doc__)  # pyright: ignore
+    try:
+        command.run()  # pyright: ignore[reportAttributeAccessIssue]
+    except FastGenError as error:
+        print(f"fastgen: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _read_line() -> str:
+    try:
+        return input("> ")
+    except EOFError:
+        return ""
+
+
+def _seconds_since_process_start() -> float:
+    """How long this process has run: what the imports took."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
+if __name__ == "__main__":
+    main()

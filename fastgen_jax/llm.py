@@ -1,0 +1,347 @@
+"""The front door: a model in this process, prompts in, outputs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from fastgen_jax.completion import Completion
+from fastgen_jax.config import EngineConfig
+from fastgen_jax.errors import FastGenError, InvalidRequestError, TokenizerError
+from fastgen_jax.loaded_model import StartupReport, load_model
+from fastgen_jax.metrics import EngineMetrics
+from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
+from fastgen_jax.request import FinishReason
+from fastgen_jax.sampling_params import SamplingParams
+from fastgen_jax.text import Tokenizer
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, object]
+Params = SamplingParams | Sequence[SamplingParams] | None
+
+
+class LLM:
+    """A language model served in this process; close it, or use it in a ``with`` block.
+
+    ``model`` is a built-in name such as "smollm2-135m-instruct", a directory, a .gguf file or a
+    Hub id; further keywords are the fields of EngineConfig. Building compiles every step and
+    takes all memory; afterwards nothing compiles and nothing grows.
+
+    Raises:
+        FastGenError: the model or a setting can't be used; names it, its value and the remedy.
+    """
+
+    def __init__(
+        self, model: str | Path, *, config: EngineConfig | None = None, **settings: object
+    ) -> None:
+        if config is not None and settings:
+            raise InvalidRequestError(
+                "can't be given beside config",
+                field=", ".join(settings),
+                remedy="put them into the EngineConfig",
+            )
+        self._config = EngineConfig.from_dict(settings) if config is None else config
+        self._loaded = load_model(model, self._config)
+        self._engine = self._loaded.engine
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer; None where it has none and takes token ids alone."""
+        return self._loaded.tokenizer
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model's shape."""
+        return self._loaded.model
+
+    @property
+    def startup(self) -> StartupReport:
+        """What starting took, with the memory plan and the compile report."""
+        return self._loaded.startup
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """Counts since the engine started."""
+        return self._engine.metrics()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: Params = None,
+        *,
+        priority: int | Sequence[int] = 0,
+        cache_salt: str | None = None,
+        use_tqdm: bool | None = None,
+        return_errors: bool = False,
+    ) -> list[RequestOutput]:
+        """An output per prompt, in the order given.
+
+        Args:
+            prompts: texts or lists of token ids; a single one counts as a list of one.
+            sampling_params: one for all, or one per prompt; None is SamplingParams().
+            priority: lower runs earlier under the "priority" policy; one for all or per prompt.
+            cache_salt: share cached prefixes only with calls of the same salt.
+            use_tqdm: show a progress bar; None follows EngineConfig.show_progress.
+            return_errors: give an output with finish_reason ERROR for a prompt that can't be
+                served, and serve the others; otherwise the first such prompt raises before
+                anything is queued.
+
+        Raises:
+            InvalidRequestError: a prompt or its parameters can't be served; names its index.
+        """
+        batch = _as_batch(prompts)
+        params = _per_prompt(sampling_params, len(batch), "sampling_params", SamplingParams())
+        priorities = _per_prompt(priority, len(batch), "priority", 0)
+        ids, errors = self._prepare(batch, params, return_errors)
+        groups: list[list[Completion]] = []
+        for i, prompt_ids in enumerate(ids):
+            if errors[i] is not None:
+                groups.append([])
+                continue
+            groups.append(
+                self._engine.submit(
+                    prompt_ids, params[i], priority=priorities[i], cache_salt=cache_salt
+                )
+            )
+        self._run(groups, use_tqdm)
+        return [
+            self._output(i, batch[i], ids[i], group, errors[i]) for i, group in enumerate(groups)
+        ]
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: Params = None,
+        *,
+        add_generation_prompt: bool = True,
+        use_tqdm: bool | None = None,
+    ) -> list[RequestOutput]:
+        """The model's answers to one conversation or to several, in the order given.
+
+        Raises:
+            InvalidRequestError: a message is malformed; names its index and key.
+            TokenizerError: the model has no chat template.
+        """
+        conversations = _as_conversations(messages)
+        prompts = [
+            self.chat_prompt(conversation, add_generation_prompt=add_generation_prompt)
+            for conversation in conversations
+        ]
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def chat_prompt(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """A conversation as the model's chat template writes it, in token ids."""
+        tokenizer = self._require_tokenizer("messages")
+        text = self._loaded.chat_template.render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.eos_token,
+        )
+        # The template has written the special tokens already.
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> Iterator[Delta]:
+        """What each step adds to the prompt's completions; the request is queued at once.
+
+        Leaving the iterator early aborts the request. Several streams may be open; whoever asks
+        for its next delta moves all of them on.
+
+        Raises:
+            InvalidRequestError: the prompt or its parameters can't be served.
+        """
+        completions = self._engine.submit(
+            self._token_ids(prompt),
+            sampling_params or SamplingParams(),
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        return self._deltas(completions)
+
+    def close(self) -> None:
+        """Abort what is unfinished and free every device buffer; closing twice is harmless."""
+        self._engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _deltas(self, completions: list[Completion]) -> Iterator[Delta]:
+        open_ones = list(completions)
+        try:
+            while open_ones:
+                told = False
+                for completion in list(open_ones):
+                    delta = completion.take_delta()
+                    if delta.finish_reason is not None:
+                        open_ones.remove(completion)
+                    if delta.token_ids or delta.text or delta.finish_reason is not None:
+                        told = True
+                        yield delta
+                if open_ones and not told:
+                    self._engine.step()
+        finally:
+            for completion in open_ones:
+                self._engine.abort(completion.request)
+
+    def _prepare(
+        self, batch: list[Prompt], params: list[SamplingParams], return_errors: bool
+    ) -> tuple[list[list[int]], list[FastGenError | None]]:
+        """Every prompt's token ids, and what is wrong with it; nothing is queued yet."""
+        ids: list[list[int]] = []
+        errors: list[FastGenError | None] = []
+        for i, (prompt, one) in enumerate(zip(batch, params, strict=True)):
+            try:
+                prompt_ids = self._token_ids(prompt)
+                self._engine.check(prompt_ids, one)
+            except (InvalidRequestError, TokenizerError) as error:
+                if not return_errors:
+                    error.add_note(f"prompt {i} of {len(batch)}; nothing was queued")
+                    raise
+                prompt_ids, found = [], error
+            else:
+                found = None
+            ids.append(prompt_ids)
+            errors.append(found)
+        return ids, errors
+
+    def _token_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self._require_tokenizer("prompt").encode(prompt)
+        if not isinstance(prompt, Sequence):
+            raise InvalidRequestError(
+                "is neither text nor token ids",
+                field="prompt",
+                value=prompt,
+                remedy="give a string or a list of ints",
+            )
+        return list(prompt)
+
+    def _require_tokenizer(self, field: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise TokenizerError(
+                "the model has no tokenizer", field=field, remedy="give prompts as token ids"
+            )
+        return self.tokenizer
+
+    def _run(self, groups: list[list[Completion]], use_tqdm: bool | None) -> None:
+        num_open = {id(c): i for i, group in enumerate(groups) for c in group}
+        left = [len(group) for group in groups]
+        show = self._config.show_progress if use_tqdm is None else use_tqdm
+        num_tokens = 0
+        try:
+            with tqdm(
+                total=sum(map(bool, left)),
+                desc="Prompts",
+                disable=not show or (None if use_tqdm is None else False),
+                dynamic_ncols=True,
+            ) as bar:
+                while num_open:
+                    for completion in self._engine.step():
+                        num_tokens += 1
+                        if not completion.request.is_finished:
+                            continue
+                        group = num_open.pop(id(completion), None)
+                        if group is None:  # another caller's stream
+                            continue
+                        left[group] -= 1
+                        if left[group] == 0:
+                            rate = num_tokens / max(bar.format_dict["elapsed"], 1e-9)
+                            bar.set_postfix_str(f"{rate:.1f} output tokens/s", refresh=False)
+                            bar.update()
+        finally:
+            # Interrupted: what this call queued must not go on behind the caller's back.
+            for completion in (c for group in groups for c in group if id(c) in num_open):
+                self._engine.abort(completion.request)
+
+    def _output(
+        self,
+        number: int,
+        prompt: Prompt,
+        ids: list[int],
+        group: list[Completion],
+        error: FastGenError | None,
+    ) -> RequestOutput:
+        return RequestOutput(
+            request_id=group[0].request.request_id.split("-")[0] if group else f"refused-{number}",
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_token_ids=tuple(ids),
+            prompt_logprobs=(
+                tuple(group[0].prompt_logprobs)
+                if group and group[0].prompt_logprobs is not None
+                else None
+            ),
+            outputs=tuple(c.output() for c in group) or (_refused(error),),
+        )
+
+
+def _refused(error: FastGenError | None) -> CompletionOutput:
+    return CompletionOutput(
+        index=0,
+        text="",
+        token_ids=(),
+        cumulative_logprob=None,
+        logprobs=None,
+        finish_reason=FinishReason.ERROR,
+        stop_reason=None,
+        error=str(error),
+        metrics=RequestMetrics(
+            arrival_time=0.0,
+            first_scheduled_time=None,
+            first_token_time=None,
+            finished_time=None,
+            num_cached_tokens=0,
+            num_preemptions=0,
+        ),
+    )
+
+
+def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    is_one = len(prompts) > 0 and all(isinstance(item, int) for item in prompts)
+    return [prompts] if is_one else list(prompts)  # pyright: ignore[reportReturnType]
+
+
+def _as_conversations(
+    messages: Sequence[Message] | Sequence[Sequence[Message]],
+) -> list[Sequence[Message]]:
+    if len(messages) > 0 and isinstance(messages[0], Mapping):
+        return [messages]  # pyright: ignore[reportReturnType]
+    return list(messages)  # pyright: ignore[reportReturnType]
+
+
+def _per_prompt[T](given: T | Sequence[T] | None, count: int, field: str, default: T) -> list[T]:
+    if given is None:
+        return [default] * count
+    if not isinstance(given, Sequence):
+        return [given] * count
+    if len(given) != count:
+        raise InvalidRequestError(
+            f"has {len(given)} entries for {count} prompts",
+            field=field,
+            remedy="give one for all, or one per prompt",
+        )
+    return list(given)
+
+

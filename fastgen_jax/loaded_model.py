@@ -1,0 +1,194 @@
+"""A model by any of its names, brought up as an engine with its tokenizer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from tqdm import tqdm
+
+from fastgen_jax.batching import StepPacker, StepShape
+from fastgen_jax.config import EngineConfig, ResolvedConfig, resolve_config
+from fastgen_jax.engine import Engine
+from fastgen_jax.errors import ConfigError
+from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.sources import resolve_model
+from fastgen_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
+from fastgen_jax.runtime.build import Progress, Runtime, build_runtime, random_tensors
+from fastgen_jax.runtime.compile import CompileReport, enable_persistent_cache
+from fastgen_jax.runtime.memory import MemoryPlan
+from fastgen_jax.sampling import RowLimits
+from fastgen_jax.scheduling.plan import StepPlan
+from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
+from fastgen_jax.text import ChatTemplate, Tokenizer, load_tokenizer, tokenizer_from_gguf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartupReport:
+    """What starting took, in seconds; loading and compiling overlap."""
+
+    total_seconds: float
+    load_seconds: float
+    compile_report: CompileReport
+    memory_plan: MemoryPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A running engine and everything about its model."""
+
+    engine: Engine
+    model: ModelConfig
+    config: ResolvedConfig
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate
+    startup: StartupReport
+
+
+def load_model(
+    model: str | Path,
+    config: EngineConfig,
+    *,
+    on_plan: Callable[[StepPlan], None] | None = None,
+) -> LoadedModel:
+    """The model with all programs compiled, weights loaded and memory taken.
+
+    Raises:
+        ConfigError: the model isn't found, or a setting doesn't fit it.
+        CheckpointError: its files are damaged or incomplete.
+        UnsupportedModelError: it needs mathematics that isn't implemented.
+    """
+    start = time.perf_counter()
+    path = resolve_model(model, progress=config.show_progress)
+    enable_persistent_cache(config.compilation_cache_dir)
+    with open_checkpoint(path) as checkpoint:
+        _check_format(config, checkpoint)
+        resolved = resolve_config(
+            config,
+            platform=jax.default_backend(),
+            model_max_len=checkpoint.config.max_position_embeddings,
+        )
+        limits = RowLimits(
+            max_num_seqs=resolved.max_num_seqs,
+            max_model_len=resolved.max_model_len,
+            vocab_size=checkpoint.config.vocab_size,
+            max_logprobs=config.max_logprobs,
+            max_logit_bias=config.max_logit_bias,
+            max_bad_words=config.max_bad_words,
+        )
+        runtime, tokenizer = _bring_up(checkpoint, config, resolved, limits)
+    eos_token_ids = set(checkpoint.config.eos_token_ids)
+    if tokenizer is not None:
+        eos_token_ids.update(tokenizer.eos_token_ids)
+    engine = Engine(
+        executor=runtime.executor,
+        scheduler=Scheduler(
+            scheduler_config(config, resolved, runtime.memory_plan.num_blocks), config.policy
+        ),
+        packer=StepPacker(
+            [StepShape(*shape) for shape in resolved.step_shapes],
+            max_num_seqs=resolved.max_num_seqs,
+            max_blocks_per_seq=resolved.max_blocks_per_seq,
+        ),
+        limits=limits,
+        tokenizer=tokenizer,
+        eos_token_ids=sorted(eos_token_ids),
+        seed=config.seed,
+        on_plan=on_plan,
+    )
+    return LoadedModel(
+        engine=engine,
+        model=checkpoint.config,
+        config=resolved,
+        tokenizer=tokenizer,
+        chat_template=ChatTemplate(None if tokenizer is None else tokenizer.chat_template),
+        startup=StartupReport(
+            total_seconds=time.perf_counter() - start,
+            load_seconds=runtime.load_seconds,
+            compile_report=runtime.compile_report,
+            memory_plan=runtime.memory_plan,
+        ),
+    )
+
+
+def scheduler_config(
+    config: EngineConfig, resolved: ResolvedConfig, num_blocks: int
+) -> SchedulerConfig:
+    """The scheduler's limits for resolved settings and a pool of num_blocks."""
+    return SchedulerConfig(
+        token_budget=resolved.token_budget,
+        max_num_seqs=resolved.max_num_seqs,
+        max_step_rows=resolved.step_shapes[-1][1],
+        max_model_len=resolved.max_model_len,
+        block_size=resolved.block_size,
+        num_blocks=num_blocks,
+        chunk_multiple=config.chunk_multiple,
+        enable_prefix_caching=config.enable_prefix_caching,
+    )
+
+
+def _bring_up(
+    checkpoint: Checkpoint, config: EngineConfig, resolved: ResolvedConfig, limits: RowLimits
+) -> tuple[Runtime, Tokenizer | None]:
+    tensors = checkpoint.tensors
+    if config.load_format == "dummy":
+        tensors = random_tensors(checkpoint.config, config.seed)
+    tokenizer = _open_tokenizer(checkpoint)
+    itemsize = 2 if resolved.dtype == "bfloat16" else 4
+    hide = not config.show_progress or None  # None: tqdm hides the bar where there is no terminal
+    with (
+        tqdm(
+            desc="Loading weights",
+            total=checkpoint.config.num_parameters * itemsize,
+            unit="B",
+            unit_scale=True,
+            disable=hide,
+            position=0,
+            leave=False,
+        ) as loading,
+        tqdm(
+            desc="Compiling steps",
+            total=len(resolved.step_shapes) + 1,
+            disable=hide,
+            position=1,
+            leave=False,
+        ) as compiling,
+    ):
+        progress = Progress(
+            on_weight=loading.update, on_program=lambda name: _advance(compiling, name)
+        )
+        runtime = build_runtime(
+            checkpoint.config,
+            resolved,
+            limits,
+            tensors,
+            num_kv_blocks=config.num_kv_blocks,
+            progress=progress,
+        )
+    return runtime, tokenizer
+
+
+def _advance(bar: tqdm, name: str) -> None:
+    bar.set_postfix_str(name)
+    bar.update()
+
+
+def _open_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    if checkpoint.tokenizer_fields is not None:
+        return tokenizer_from_gguf(checkpoint.tokenizer_fields)
+    assert checkpoint.directory is not None
+    return load_tokenizer(checkpoint.directory)
+
+
+def _check_format(config: EngineConfig, checkpoint: Checkpoint) -> None:
+    found = "gguf" if checkpoint.directory is None else "safetensors"
+    if config.load_format in ("gguf", "safetensors") and config.load_format != found:
+        raise ConfigError(
+            f"{checkpoint.source} holds {found}",
+            field="load_format",
+            value=config.load_format,
+            remedy=f'use "auto" or "{found}"',
+        )

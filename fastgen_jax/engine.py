@@ -10,7 +10,7 @@ from fastgen_jax.batching import StepPacker
 from fastgen_jax.completion import Completion
 from fastgen_jax.errors import EngineClosedError, InvalidRequestError
 from fastgen_jax.metrics import EngineMetrics, StepCounters
-from fastgen_jax.request import FinishReason, Request
+from fastgen_jax.request import Request
 from fastgen_jax.runtime.executor import PendingStep, StepExecutor
 from fastgen_jax.sampling.packing import pack_row
 from fastgen_jax.sampling.row_limits import RowLimits, check_limits
@@ -243,10 +243,7 @@ class Engine:
 
     def _check_prompt(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         num_tokens = len(prompt_token_ids)
-        if num_tokens == 0:
-            raise InvalidRequestError(
-                "is empty", field="prompt", value=[], remedy="give at least one token"
-            )
+        self.scheduler.check_fits(num_tokens)
         vocab_size = self._limits.vocab_size
         for token_id in prompt_token_ids:
             if isinstance(token_id, bool) or not isinstance(token_id, int):
@@ -269,7 +266,6 @@ class Engine:
                 value=params.max_tokens,
                 remedy=f"ask for at most {max(max_len - num_tokens, 0)}, or None for what is left",
             )
-        getattr(self.scheduler, "check_fits", lambda n: None)(num_tokens)
 
     def _tokenize_bad_words(self, params: SamplingParams) -> list[list[int]]:
         """Each bad word as it is and behind a space, as token sequences, without repeats."""
@@ -296,12 +292,3 @@ class Engine:
                 f"the engine has stopped: {self._failure}", remedy="build a new LLM"
             )
 
-
-def stop_all(engine: Engine, completions: Sequence[Completion]) -> None:
-    """Abort those of the completions that haven't ended."""
-    for completion in completions:
-        if completion.request.finish_reason is None:
-            engine.abort(completion.request)
-
-
-__all__ = ["Engine", "FinishReason", "stop_all"]

@@ -40,14 +40,14 @@ class Request:
         params: what was asked for.
         max_output_tokens: params.max_tokens bounded by the model's length; set on submission.
         seed: the random stream's seed, drawn by the engine where params.seed is None.
-        arrival_index: position in the order of submission; ties of policies end here.
+        arrival_index: position in the order of submission, set by the scheduler; ties end here.
         arrival_time: seconds on the engine's clock.
         priority: lower runs earlier under the ``priority`` policy.
         cache_salt: requests share cached prefixes only with requests of the same salt.
         token_ids: prompt, then every output token read so far.
         row: the device row held while running, else -1.
         block_ids: blocks held, in order of position.
-        num_cached_tokens: prompt tokens found in the prefix cache at the last admission.
+        num_cached_tokens: prompt tokens found in the prefix cache since the last admission.
     """
 
     request_id: str

@@ -4,6 +4,19 @@ Usable without ``fastgen_jax``; never imports it.
 """
 
 from pallas_kernels.kv_write import write_kv
-from pallas_kernels.ragged_paged_attention import RaggedBatch, ragged_paged_attention
+from pallas_kernels.ragged_paged_attention import (
+    AttentionWork,
+    RaggedBatch,
+    ReferenceConfig,
+    plan_work,
+    ragged_paged_attention,
+)
 
-__all__ = ["RaggedBatch", "ragged_paged_attention", "write_kv"]
+__all__ = [
+    "AttentionWork",
+    "RaggedBatch",
+    "ReferenceConfig",
+    "plan_work",
+    "ragged_paged_attention",
+    "write_kv",
+]

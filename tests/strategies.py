@@ -52,6 +52,23 @@ def scheduler_configs(draw: st.DrawFn) -> SchedulerConfig:
     )
 
 
+@st.composite
+def crowded_configs(draw: st.DrawFn) -> SchedulerConfig:
+    """Pools far too small for the rows: short prompts get in, and grow till they preempt."""
+    block_size = draw(st.integers(1, 3))
+    return SchedulerConfig(
+        token_budget=draw(st.sampled_from([4, 8, 64])),
+        max_num_seqs=8,
+        max_step_rows=draw(st.sampled_from([4, 8])),
+        max_model_len=draw(st.integers(6, 12)) * block_size,
+        block_size=block_size,
+        num_blocks=draw(st.integers(11, 20)),
+        chunk_multiple=draw(st.sampled_from([1, 2, 4])),
+        enable_prefix_caching=draw(st.booleans()),
+        max_admission_skips=draw(st.integers(0, 3)),
+    )
+
+
 def prompts(max_size: int = 24) -> st.SearchStrategy[tuple[int, ...]]:
     """Prompts over few token ids, often with a long common prefix."""
     tokens = st.lists(st.integers(0, NUM_TOKEN_IDS - 1), min_size=1, max_size=max_size)

@@ -69,10 +69,8 @@ class BlockTables:
             self.pool.index.record_query(request.num_tokens, request.num_computed_tokens)
 
     def adopt_shared(self, request: Request) -> None:
-        """Swap blocks not yet written for equal ones that became findable since admission."""
-        start, offset = divmod(request.num_computed_tokens, self.block_size)
-        if offset:
-            return
+        """Swap blocks not yet full for equal ones that became findable since admission."""
+        start = request.num_computed_tokens // self.block_size
         shared = self.find_prefix(request, start)
         if not shared:
             return
@@ -81,7 +79,7 @@ class BlockTables:
         own = request.block_ids[start:stop]
         request.block_ids[start:stop] = shared
         self.pool.release(own)
-        num_tokens = len(shared) * self.block_size
+        num_tokens = stop * self.block_size - request.num_computed_tokens
         request.num_computed_tokens += num_tokens
         request.num_hashed_blocks = stop
         request.num_cached_tokens = min(

@@ -102,7 +102,8 @@ class BlockPool:
         The tail goes first, so that it is also the first to be evicted: the blocks that other
         sequences can share are at the front.
         """
-        counts, index, cached, empty = self._counts, self.index, self._cached, self._empty
+        counts, cached, empty = self._counts, self._cached, self._empty
+        findable = self.index.digest_of
         for block_id in reversed(block_ids):
             count = counts[block_id] - 1
             if count < 0:
@@ -110,7 +111,7 @@ class BlockPool:
             counts[block_id] = count
             if count:
                 continue
-            if block_id in index:
+            if block_id in findable:
                 cached[block_id] = None
             else:
                 empty.append(block_id)

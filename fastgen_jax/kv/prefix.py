@@ -26,14 +26,15 @@ def block_digest(parent: bytes, token_ids: Sequence[int]) -> bytes:
 class PrefixIndex:
     """A one-to-one map between digests and the blocks that hold their content.
 
-    Also counts, in tokens, what admissions looked for and what they found.
+    Also counts, in tokens, what admissions looked for and what they found. ``digest_of`` is the
+    block's side of the map, to be read only.
     """
 
-    __slots__ = ("_block_of", "_digest_of", "num_hit_tokens", "num_queried_tokens")
+    __slots__ = ("_block_of", "digest_of", "num_hit_tokens", "num_queried_tokens")
 
     def __init__(self) -> None:
         self._block_of: dict[bytes, int] = {}
-        self._digest_of: dict[int, bytes] = {}
+        self.digest_of: dict[int, bytes] = {}
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
 
@@ -41,7 +42,7 @@ class PrefixIndex:
         return len(self._block_of)
 
     def __contains__(self, block_id: int) -> bool:
-        return block_id in self._digest_of
+        return block_id in self.digest_of
 
     def find(self, digest: bytes) -> int | None:
         """The block holding this content, or None."""
@@ -60,15 +61,15 @@ class PrefixIndex:
 
     def add(self, digest: bytes, block_id: int) -> bool:
         """True if the block is now findable; False if an equal or its own content already is."""
-        if digest in self._block_of or block_id in self._digest_of:
+        if digest in self._block_of or block_id in self.digest_of:
             return False
         self._block_of[digest] = block_id
-        self._digest_of[block_id] = digest
+        self.digest_of[block_id] = digest
         return True
 
     def discard(self, block_id: int) -> bool:
         """True if the block was findable; it no longer is."""
-        digest = self._digest_of.pop(block_id, None)
+        digest = self.digest_of.pop(block_id, None)
         if digest is None:
             return False
         del self._block_of[digest]
@@ -77,7 +78,7 @@ class PrefixIndex:
     def clear(self) -> None:
         """Forget every block; the counts stay."""
         self._block_of.clear()
-        self._digest_of.clear()
+        self.digest_of.clear()
 
     def record_query(self, num_queried: int, num_hit: int) -> None:
         """Count an admission that looked for ``num_queried`` tokens and found ``num_hit``."""
@@ -87,5 +88,5 @@ class PrefixIndex:
     def check(self) -> None:
         """Raise AssertionError unless digests and blocks map one to one."""
         inverse = {block_id: digest for digest, block_id in self._block_of.items()}
-        assert inverse == self._digest_of, "digests and blocks don't map one to one"
+        assert inverse == self.digest_of, "digests and blocks don't map one to one"
         assert len(inverse) == len(self._block_of), "two digests share a block"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Attend, LayerIndex
-from pallas_kernels import RaggedBatch, ragged_paged_attention, write_kv
+from pallas_kernels import AttentionWork, ReferenceConfig, ragged_paged_attention, write_kv
 
 Pages = tuple[Array, ...]
 
@@ -69,7 +69,8 @@ def cache_spec(
 
 def paged_attention(
     spec: CacheSpec,
-    batch: RaggedBatch,
+    work: AttentionWork,
+    config: ReferenceConfig,
     page_ids: Int[Array, "T"],
     slots: Int[Array, "T"],
 ) -> Attend[Pages]:
@@ -95,8 +96,10 @@ def paged_attention(
             q,
             k_pages,
             v_pages,
-            replace(batch, block_tables=batch.block_tables + first_page),
+            work,
+            first_page=first_page,
             scale=spec.head_dim**-0.5,
+            config=config,
         )
         return seen, (*pages[: 2 * pool], k_pages, v_pages, *pages[2 * pool + 2 :])
 

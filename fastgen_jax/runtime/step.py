@@ -29,7 +29,7 @@ from fastgen_jax.sampling import (
     prompt_logprobs,
     sample,
 )
-from pallas_kernels import RaggedBatch
+from pallas_kernels import RaggedBatch, ReferenceConfig, plan_work
 
 Step = Callable[[tuple[Array, ...], Pages, RowState, Array], tuple[Pages, RowState, Array]]
 
@@ -97,10 +97,12 @@ def build_step(split: SplitModel, spec: StepSpec) -> Step:
             num_single_rows=inputs["num_single_rows"],
             num_rows=inputs["num_rows"],
         )
+        attention = ReferenceConfig()
+        work = plan_work(batch, num_tokens=spec.shape.num_tokens, config=attention)
         hidden, pages = model(
             tokens.token_ids,
             tokens.positions,
-            paged_attention(spec.cache, batch, tokens.page_ids, tokens.slots),
+            paged_attention(spec.cache, work, attention, tokens.page_ids, tokens.slots),
             pages,
             unroll_layers=spec.cache.unroll_layers,
         )

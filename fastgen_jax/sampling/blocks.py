@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 BLOCK = 128  # tokens of one block, where nothing else is said
 
 
-def to_blocks(
-    values: Float[Array, "R V"], fill: float, width: int = BLOCK
-) -> Float[Array, "R C D"]:
-    """The rows as C blocks of D = ``width`` tokens, the last one filled up with ``fill``."""
-    rows, columns = values.shape
-    missing = -columns % width
-    if missing:
-        values = jnp.pad(values, ((0, 0), (0, missing)), constant_values=fill)
-    return values.reshape(rows, -1, width)
+def pad_to_blocks(values: Float[Array, "R V"], fill: float) -> Float[Array, "R W"]:
+    """The rows filled up to a multiple of BLOCK columns; the same array where they are one."""
+    missing = -values.shape[1] % BLOCK
+    if missing == 0:
+        return values
+    return jnp.pad(values, ((0, 0), (0, missing)), constant_values=fill)
+
+
+def to_blocks(values: Float[Array, "R V"], width: int = BLOCK) -> Float[Array, "R C D"]:
+    """The rows as C blocks of D = ``width`` tokens; V must be a multiple of it."""
+    return values.reshape(values.shape[0], -1, width)
 
 
 def take_blocks(
-    values: Float[Array, "R V"], blocks: Int[Array, "R N"], fill: float, width: int = BLOCK
-) -> tuple[Float[Array, "R ND"], Int[Array, "R ND"]]:
-    """The values and token ids of N chosen blocks per row, N * D columns.
-
-    Columns beyond the vocabulary hold ``fill``.
-    """
+    values: Float[Array, "R V"], blocks: Int[Array, "R N"], width: int = BLOCK
+) -> Float[Array, "R ND"]:
+    """The values of N chosen blocks per row, N * D columns; V must be a multiple of D."""
     rows = values.shape[0]
-    ids = blocks[:, :, None] * width + jnp.arange(width, dtype=jnp.int32)[None, None]
-    ids = ids.reshape(rows, -1)
-    taken = jnp.take_along_axis(values, ids, axis=1, mode="fill", fill_value=fill)
-    return taken, ids
+    flat = values.reshape(-1, width)
+    return take_flat(flat, flat_index(blocks, flat.shape[0] // rows)).reshape(rows, -1)
+
+
+def flat_index(columns: Int[Array, "R N"], width: int) -> Int[Array, "R N"]:
+    """Places of the rows' columns in the array [R, width] written as one row."""
+    # A constant in place of an iota: XLA would compute the iota in a kernel of its own.
+    start = np.arange(columns.shape[0], dtype=np.int32)[:, None] * np.int32(width)
+    return columns + start
+
+
+def take_flat(values: Shaped[Array, "N *rest"], index: Int[Array, "*shape"]) -> Array:
+    """``values[index]`` for indices known to be in range: no kernels that check or wrap them."""
+    return values.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+def largest(values: Float[Array, "R N"]) -> tuple[Float[Array, " R"], Int[Array, " R"]]:
+    """Each row's largest value and its lowest index, in one pass; NaN wins over everything."""
+
+    def better(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        is_left = _wins(*left, *right)
+        return tuple(jnp.where(is_left, a, b) for a, b in zip(left, right, strict=True))
+
+    index = lax.broadcasted_iota(jnp.int32, values.shape, 1)
+    start = (np.float32(-np.inf), np.int32(np.iinfo(np.int32).max))
+    return tuple(lax.reduce((values, index), start, better, (1,)))
+
+
+def _wins(value: Array, index: Array, other: Array, other_index: Array) -> Bool[Array, ""]:
+    is_tie = (value == other) & (index < other_index)
+    return (value > other) | (value != value) | is_tie
 
 
 def first_argmax(values: Float[Array, "R V"]) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
@@ -39,9 +67,6 @@ def first_argmax(values: Float[Array, "R V"]) -> tuple[Int[Array, " R"], Float[A
     One vectorised pass for the blocks' maxima, then a look into one block: XLA's own argmax is
     a scalar loop on the CPU, about seven times slower.
     """
-    maxima = jnp.max(to_blocks(values, -jnp.inf), axis=-1)
-    block = jnp.argmax(maxima, axis=-1).astype(jnp.int32)
-    candidates, ids = take_blocks(values, block[:, None], -jnp.inf)
-    column = jnp.argmax(candidates, axis=-1)[:, None]
-    index = jnp.take_along_axis(ids, column, axis=1)[:, 0]
-    return index, jnp.take_along_axis(candidates, column, axis=1)[:, 0]
+    peak, block = largest(jnp.max(to_blocks(values), axis=-1))
+    _, column = largest(take_blocks(values, block[:, None]))
+    return block * BLOCK + column, peak

@@ -56,10 +56,12 @@ def pack_row(
         _pack_allowed(packed, limits, params.allowed_token_ids)
     if params.logit_bias:
         count = len(params.logit_bias)
+        packed[limits.field_slices["has_bias"]] = 1
         _words(packed, limits, "bias_ids")[:count] = list(params.logit_bias)
         _floats(packed, limits, "bias_values")[:count] = list(params.logit_bias.values())
     if bad_word_ids:
         # Right-aligned: the last column is the token to mask, the ones before it its context.
+        packed[limits.field_slices["has_bad_words"]] = 1
         table = _words(packed, limits, "bad_words").reshape(-1, limits.max_bad_word_len)
         for slot, word in zip(table, bad_word_ids, strict=False):
             slot[-len(word) :] = word

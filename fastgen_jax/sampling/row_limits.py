@@ -77,7 +77,22 @@ class RowLimits:
 
     @cached_property
     def fields(self) -> tuple[RowField, ...]:
-        """The arrays of one row in the order of ``RowState``, which is the packed order."""
+        """Everything a row holds, in packed order: the history, the scalars, then the tables.
+
+        Ids of -1 are empty slots.
+
+        - min_position: stop_ids can't be drawn at positions below this one.
+        - seed: high and low word of the request's random stream.
+        - temperature: 0 is greedy.
+        - top_k: V is off; top_p: 1 is off; min_p: 0 is off.
+        - repetition_penalty: 1 is off; presence_penalty, frequency_penalty: 0 is off.
+        - num_logprobs: alternatives wanted; -1 when not even the drawn token's is.
+        - has_allowed, has_bias, has_bad_words: 1 when the table of the name is in use.
+        - bias_ids, bias_values: tokens, and what is added to their logits.
+        - bad_words: right-aligned sequences; the last token is masked where the others precede.
+        - stop_ids: EOS and stop tokens held back below min_position.
+        - allowed_mask: bit t % 32 of word t // 32 allows token t.
+        """
         words = -(-self.vocab_size // MASK_BITS)
         specs: tuple[tuple[str, str, tuple[int, ...], float], ...] = (
             ("token_ids", "int32", (self.max_model_len,), 0),
@@ -93,11 +108,13 @@ class RowLimits:
             ("frequency_penalty", "float32", (), 0.0),
             ("num_logprobs", "int32", (), -1),
             ("has_allowed", "int32", (), 0),
-            ("allowed_mask", "uint32", (words,), 2**MASK_BITS - 1),
-            ("bias_ids", "int32", (self.max_logit_bias,), -1),
+            ("has_bias", "int32", (), 0),
+            ("has_bad_words", "int32", (), 0),
+            ("bias_ids", "int32", (self.max_logit_bias,), -1),  # the first of the tables
             ("bias_values", "float32", (self.max_logit_bias,), 0.0),
             ("bad_words", "int32", (self.max_bad_words, self.max_bad_word_len), -1),
             ("stop_ids", "int32", (self.max_stop_ids,), -1),
+            ("allowed_mask", "uint32", (words,), 2**MASK_BITS - 1),
         )
         fields: list[RowField] = []
         for spec in specs:
@@ -110,6 +127,17 @@ class RowLimits:
         return {field.name: slice(field.start, field.stop) for field in self.fields}
 
     @cached_property
+    def setting_slices(self) -> dict[str, slice]:
+        """Each field's columns in ``RowState.settings``: the packed vector less the history."""
+        begin = self.max_model_len
+        return {field.name: slice(field.start - begin, field.stop - begin) for field in self.fields}
+
+    @property
+    def num_scalars(self) -> int:
+        """Columns of ``RowState.settings`` that come before the tables."""
+        return self.setting_slices["bias_ids"].start
+
+    @cached_property
     def neutral_row(self) -> np.ndarray:
         """The packed vector of a row that asks for nothing: int32 [P]; copy it, then fill it."""
         packed = np.zeros(self.fields[-1].stop, np.int32)
@@ -117,6 +145,11 @@ class RowLimits:
             packed[field.start : field.stop].view(field.dtype)[...] = field.neutral
         packed.flags.writeable = False
         return packed
+
+    @property
+    def neutral_settings(self) -> np.ndarray:
+        """The neutral row of ``RowState.settings``: int32 [Q]."""
+        return self.neutral_row[self.max_model_len :]
 
 
 def check_limits(

@@ -189,23 +189,12 @@ class Scheduler:
             assert is_running or (not request.block_ids and request.row == -1)
         self.pool.check([request.block_ids for request in self._live.values()])
 
-    def _refuse_impossible(self, request: Request) -> None:
+    def check_fits(self, num_prompt: int) -> None:
+        """Nothing, when a prompt of this length can ever run; else InvalidRequestError."""
         config = self.config
-        num_prompt = request.num_prompt_tokens
-        if request.request_id in self._live:
-            raise InvalidRequestError(
-                "belongs to a request that is still live",
-                field="request_id",
-                value=request.request_id,
-                remedy="use another id, or wait for the first to finish",
-            )
         if not num_prompt:
             raise InvalidRequestError(
                 "is empty", field="prompt_token_ids", value=(), remedy="give at least one token"
-            )
-        if request.max_output_tokens < 1:
-            raise InvalidRequestError(
-                "must be at least 1", field="max_output_tokens", value=request.max_output_tokens
             )
         if num_prompt + 1 > config.max_model_len:
             raise InvalidRequestError(
@@ -222,5 +211,19 @@ class Scheduler:
                 f"tokens, the pool has {self.pool.num_usable}",
                 field="num_prompt_tokens",
                 value=num_prompt,
-                remedy="shorten the prompt or give the cache more memory (num_blocks)",
+                remedy="shorten the prompt or give the cache more memory (num_kv_blocks)",
             )
+
+    def _refuse_impossible(self, request: Request) -> None:
+        if request.request_id in self._live:
+            raise InvalidRequestError(
+                "belongs to a request that is still live",
+                field="request_id",
+                value=request.request_id,
+                remedy="use another id, or wait for the first to finish",
+            )
+        if request.max_output_tokens < 1:
+            raise InvalidRequestError(
+                "must be at least 1", field="max_output_tokens", value=request.max_output_tokens
+            )
+        self.check_fits(request.num_prompt_tokens)

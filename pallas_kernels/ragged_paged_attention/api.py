@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-from pallas_kernels.ragged_paged_attention.batch import RaggedBatch
 from pallas_kernels.ragged_paged_attention.config import ReferenceConfig
 from pallas_kernels.ragged_paged_attention.reference import ragged_paged_attention_reference
+from pallas_kernels.ragged_paged_attention.work import AttentionWork
 
 
 def ragged_paged_attention(
     q: Float[Array, "T H D"],
     k_pages: Float[Array, "N K S D"],
     v_pages: Float[Array, "N K S D"],
-    batch: RaggedBatch,
+    work: AttentionWork,
     *,
     scale: float,
-    config: ReferenceConfig | None = None,
+    config: ReferenceConfig,
+    first_page: Int[Array, ""] | None = None,
 ) -> Float[Array, "T H D"]:
     """Causal attention of a step's queries over their rows' pages.
 
-    Query i of a row stands at position ``kv_len - query_len + i`` and sees the keys up to there;
-    the step's own keys must be in the pages already. Page ids must lie in [0, N).
+    A query at position p sees the keys of positions 0 to p; the step's own keys must be in the
+    pages already. ``work`` comes from ``plan_work`` with the same config, once for all layers.
+    ``first_page`` is added to every page id, for a pool that holds several layers end to end; the
+    sums must lie in [0, N).
 
     Raises:
         ValueError: shapes that don't fit together; the message names both.
     """
     _check_shapes(q, k_pages, v_pages)
     return ragged_paged_attention_reference(
-        q, k_pages, v_pages, batch, scale=scale, config=config or ReferenceConfig()
+        q,
+        k_pages,
+        v_pages,
+        work,
+        first_page=jnp.int32(0) if first_page is None else first_page,
+        scale=scale,
+        config=config,
     )
 
 

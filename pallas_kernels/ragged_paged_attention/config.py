@@ -10,17 +10,16 @@ class ReferenceConfig:
     """Tile sizes of the XLA reference; they change its speed, not its result beyond rounding.
 
     Attributes:
-        decode_keys: keys of one work unit of a single-query row; a multiple of the page size
-            is taken.
-        decode_units: work units computed in one loop turn.
+        decode_keys: keys that a single-query row meets in one turn, cut to whole pages.
+        decode_lanes: single-query rows in work at once.
         chunk_queries: queries of one tile of a prompt chunk.
-        chunk_keys: keys that a tile meets in one loop turn.
+        chunk_keys: keys that a tile meets in one turn, cut to whole pages.
     """
 
     decode_keys: int = 128
-    decode_units: int = 8
+    decode_lanes: int = 8
     chunk_queries: int = 64
-    chunk_keys: int = 256
+    chunk_keys: int = 128
 
     def __post_init__(self) -> None:
         """Refuse sizes below 1."""

@@ -1,197 +1,172 @@
 """The attention in plain XLA: obviously right first, and the CPU's path.
 
-Both loops have trip counts that are data, so the work follows the real context of the step and
-not the longest one that would fit. Every row meets its keys in the same order and in the same
-tile shapes whatever runs beside it, so its result does not depend on its neighbours.
+A loop keeps a few lanes busy: each lane walks over the keys of one item with an online softmax
+and takes the next item when it is through. The loop's length is data, so the work follows the real
+context of the step and not the longest one that would fit. Every item meets its keys in the same
+order and in the same shapes whatever runs beside it, so a row's result doesn't depend on its
+neighbours.
+
+XLA compiles every small operation on a CPU to a kernel of its own, at some 25 ms each, which is
+why this is written with as few of them as possible.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.ragged_paged_attention.batch import RaggedBatch
 from pallas_kernels.ragged_paged_attention.config import ReferenceConfig
+from pallas_kernels.ragged_paged_attention.work import AttentionWork
 
-MASKED = -1e30  # finite, so that a fully masked tile gives exp(0) times 0 and never NaN
+MASKED = -1e30  # finite, so that a wholly masked tile gives exp(0) times 0 and never NaN
 
 
-class _Cache(NamedTuple):
+class _Pages(NamedTuple):
     k_pages: Float[Array, "N K S D"]
     v_pages: Float[Array, "N K S D"]
-    block_tables: Int[Array, "R P"]
-    pages_per_tile: int
+    tables: Int[Array, "R C2 C"]  # C pages make the keys of one turn
 
-    @property
-    def tile_keys(self) -> int:
-        return self.pages_per_tile * self.k_pages.shape[2]
 
-    def tiles(
-        self, rows: Int[Array, "B"], tile_indices: Int[Array, "B"]
-    ) -> tuple[Float[Array, "B K W D"], Float[Array, "B K W D"]]:
-        """Keys and values of the given tile of each given row."""
-        first = tile_indices * self.pages_per_tile
-        columns = first[:, None] + jnp.arange(self.pages_per_tile, dtype=jnp.int32)
-        ids = self.block_tables.at[rows[:, None], columns].get(mode="fill", fill_value=0)
-        return self._gather(self.k_pages, ids), self._gather(self.v_pages, ids)
-
-    def _gather(
-        self, pages: Float[Array, "N K S D"], ids: Int[Array, "B C"]
-    ) -> Float[Array, "B K W D"]:
-        tile = pages.at[ids].get(mode="promise_in_bounds")  # [B, C, K, S, D]
-        num_tiles, _, heads, _, size = tile.shape
-        return tile.transpose(0, 2, 1, 3, 4).reshape(num_tiles, heads, self.tile_keys, size)
+class _Lanes(NamedTuple):
+    item: Int[Array, "B"]
+    turn: Int[Array, "B"]  # turns made over the item's keys
+    next_item: Int[Array, ""]
+    top: Float[Array, "B K G"]  # largest score so far
+    total: Float[Array, "B K G"]  # sum of the weights
+    seen: Float[Array, "B K G D"]  # weighted sum of the values
+    out: Float[Array, "T H D"]
 
 
 def ragged_paged_attention_reference(
     q: Float[Array, "T H D"],
     k_pages: Float[Array, "N K S D"],
     v_pages: Float[Array, "N K S D"],
-    batch: RaggedBatch,
+    work: AttentionWork,
     *,
+    first_page: Int[Array, ""],
     scale: float,
     config: ReferenceConfig,
 ) -> Float[Array, "T H D"]:
-    """What each query sees of its row's keys; rows of padding give zeros.
+    """What each query sees of its row's keys; zeros for tokens that no item holds.
 
     Scores, softmax and sums are float32; the products take the cache's dtype.
     """
-    page_size = k_pages.shape[2]
-    num_tokens = q.shape[0]
-    max_rows = min(batch.query_start.shape[0], num_tokens)
 
-    def cache(keys: int) -> _Cache:
-        pages_per_tile = min(max(1, keys // page_size), batch.block_tables.shape[1])
-        return _Cache(k_pages, v_pages, batch.block_tables, pages_per_tile)
+    def attend(items: Array, count: Array, out: Array, lanes: int, queries: int, keys: int):
+        pages = _Pages(k_pages, v_pages, _tables(work, first_page, keys // k_pages.shape[2]))
+        return _attend_items(q, out, pages, items, count, lanes, queries, scale)
 
-    out = _single_rows(q[:max_rows], cache(config.decode_keys), batch, scale, config.decode_units)
-    tile_queries = min(config.chunk_queries, num_tokens)
-    padded = jnp.zeros((num_tokens + tile_queries, *q.shape[1:]), q.dtype).at[:max_rows].set(out)
-    if num_tokens == 1:
-        return padded[:1]
-    return _chunk_rows(q, padded, cache(config.chunk_keys), batch, scale, tile_queries)
-
-
-def _single_rows(
-    q: Float[Array, "R H D"], cache: _Cache, batch: RaggedBatch, scale: float, num_units: int
-) -> Float[Array, "R H D"]:
-    max_rows, num_heads, head_dim = q.shape
-    num_kv_heads = cache.k_pages.shape[1]
-    grouped = q.reshape(max_rows, num_kv_heads, -1, head_dim)
-    num_units = min(num_units, max_rows * cache.block_tables.shape[1])
-    kv_len = batch.kv_len[:max_rows]
-    is_single = jnp.arange(max_rows, dtype=jnp.int32) < batch.num_single_rows
-    units = jnp.where(is_single, _ceil_div(kv_len, cache.tile_keys), 0)
-    last_unit = jnp.cumsum(units, dtype=jnp.int32)
-    total = last_unit[-1]
-
-    def turn(turn_index: Int[Array, ""], state: Float[Array, "R K G D2"]):
-        unit = turn_index * num_units + jnp.arange(num_units, dtype=jnp.int32)
-        row = jnp.minimum((last_unit[None] <= unit[:, None]).sum(-1, dtype=jnp.int32), max_rows - 1)
-        tile = unit - (last_unit[row] - units[row])
-        keys, values = cache.tiles(row, tile)
-        position = tile[:, None] * cache.tile_keys + jnp.arange(cache.tile_keys, dtype=jnp.int32)
-        is_key = position < kv_len[row][:, None]
-        part = _attend(grouped[row], keys, values, is_key[:, None, None], scale)
-
-        def merge(i: Int[Array, ""], state: Float[Array, "R K G D2"]):
-            merged = _merge(state[row[i]], part[i])
-            return state.at[row[i]].set(jnp.where(unit[i] < total, merged, state[row[i]]))
-
-        return lax.fori_loop(0, num_units, merge, state)
-
-    state = lax.fori_loop(0, _ceil_div(total, num_units), turn, _empty_state(grouped.shape))
-    return _normalize(state).reshape(max_rows, num_heads, head_dim).astype(q.dtype)
+    out = jnp.zeros(q.shape, q.dtype)
+    num_rows = work.single_items.shape[0] - 1
+    lanes = min(config.decode_lanes, num_rows)
+    out = attend(work.single_items, work.num_singles, out, lanes, 1, config.decode_keys)
+    if q.shape[0] == 1:
+        return out
+    queries = min(config.chunk_queries, q.shape[0])
+    return attend(work.tile_items, work.num_tiles, out, 1, queries, config.chunk_keys)
 
 
-def _chunk_rows(
+def _tables(
+    work: AttentionWork, first_page: Int[Array, ""], pages_per_turn: int
+) -> Int[Array, "R C2 C"]:
+    num_rows, width = work.block_tables.shape
+    pages_per_turn = min(max(1, pages_per_turn), width)
+    padding = -width % pages_per_turn
+    tables = jnp.pad(work.block_tables + first_page, ((0, 0), (0, padding)))
+    return tables.reshape(num_rows, -1, pages_per_turn)
+
+
+def _attend_items(
     q: Float[Array, "T H D"],
-    out: Float[Array, "T2 H D"],
-    cache: _Cache,
-    batch: RaggedBatch,
+    out: Float[Array, "T H D"],
+    pages: _Pages,
+    items: Int[Array, "I 4"],
+    num_items: Int[Array, ""],
+    num_lanes: int,
+    num_queries: int,
     scale: float,
-    tile_queries: int,
 ) -> Float[Array, "T H D"]:
     num_tokens, num_heads, head_dim = q.shape
-    num_kv_heads = cache.k_pages.shape[1]
-    groups = num_heads // num_kv_heads
-    q = jnp.concatenate([q, jnp.zeros((tile_queries, num_heads, head_dim), q.dtype)])
-    query = jnp.repeat(jnp.arange(tile_queries, dtype=jnp.int32), groups)
+    num_kv_heads, page_size = pages.k_pages.shape[1:3]
+    groups = num_heads // num_kv_heads * num_queries
+    num_keys = pages.tables.shape[2] * page_size
+    lane = jnp.arange(num_lanes, dtype=jnp.int32)
+    query = jnp.arange(num_queries, dtype=jnp.int32)
 
-    def tile_of_row(carry: tuple) -> tuple:
-        row, first, out = carry
-        start = batch.query_start[row] + first
-        tile = lax.dynamic_slice_in_dim(q, start, tile_queries)
-        tile = tile.reshape(tile_queries, num_kv_heads, groups, head_dim).transpose(1, 0, 2, 3)
-        tile = tile.reshape(1, num_kv_heads, tile_queries * groups, head_dim)
-        position = batch.kv_len[row] - batch.query_len[row] + first + query
-        num_keys = jnp.minimum(position[-1] + 1, batch.kv_len[row])
-
-        def turn(index: Int[Array, ""], state: Float[Array, "1 K G D2"]):
-            keys, values = cache.tiles(row[None], index[None])
-            key = index * cache.tile_keys + jnp.arange(cache.tile_keys, dtype=jnp.int32)
-            is_seen = key[None] <= jnp.minimum(position, num_keys - 1)[:, None]
-            return _merge(state, _attend(tile, keys, values, is_seen[None, None], scale))
-
-        turns = _ceil_div(num_keys, cache.tile_keys)
-        state = lax.fori_loop(0, turns, turn, _empty_state(tile.shape))
-        seen = _normalize(state).astype(out.dtype)
-        seen = seen.reshape(num_kv_heads, tile_queries, groups, head_dim).transpose(1, 0, 2, 3)
-        # The tile's tail may reach into the next row's tokens; that row's own tile comes later.
-        out = lax.dynamic_update_slice_in_dim(
-            out, seen.reshape(tile_queries, num_heads, head_dim), start, 0
+    def turn(lanes: _Lanes) -> _Lanes:
+        row, first_token, queries, position = jnp.split(_take(items, lanes.item), 4, axis=1)
+        is_query = query[None] < queries
+        token = jnp.where(is_query, first_token + query[None], num_tokens)
+        mine = _take(q, jnp.minimum(token, num_tokens - 1))  # [B, Q, H, D]
+        mine = mine.reshape(num_lanes, num_queries, num_kv_heads, -1, head_dim)
+        mine = mine.swapaxes(1, 2).reshape(num_lanes, num_kv_heads, groups, head_dim)
+        ids = _take2(pages.tables, row[:, 0], lanes.turn)
+        key = lanes.turn[:, None] * num_keys + jnp.arange(num_keys, dtype=jnp.int32)[None]
+        end = position + queries
+        # What a page holds beyond the row's end is somebody's leftover, possibly NaN.
+        is_key = (key < end)[:, None, :, None]
+        keys = _keys(pages.k_pages, ids)
+        values = jnp.where(is_key, _keys(pages.v_pages, ids), 0)
+        last_seen = jnp.where(is_query, position + query[None], -1)
+        last_seen = jnp.repeat(last_seen, groups // num_queries, axis=1)
+        is_seen = (key[:, None, :] <= last_seen[:, :, None])[:, None]
+        scores = jnp.einsum("bkgd,bkwd->bkgw", mine, keys, preferred_element_type=jnp.float32)
+        scores = jnp.where(is_seen, scores * scale, MASKED)
+        is_first = (lanes.turn == 0)[:, None, None]
+        old_top = jnp.where(is_first, MASKED, lanes.top)
+        top = jnp.maximum(old_top, scores.max(-1))
+        weights = jnp.where(is_seen, jnp.exp(scores - top[..., None]), 0.0)
+        fading = jnp.where(is_first, 0.0, jnp.exp(old_top - top))
+        total = lanes.total * fading + weights.sum(-1)
+        seen = lanes.seen * fading[..., None] + jnp.einsum(
+            "bkgw,bkwd->bkgd",
+            weights.astype(values.dtype),
+            values,
+            preferred_element_type=jnp.float32,
         )
-        first = first + tile_queries
-        is_done = first >= batch.query_len[row]
-        return row + is_done.astype(jnp.int32), jnp.where(is_done, 0, first), out
+        result = (seen / jnp.maximum(total, 1e-30)[..., None]).astype(out.dtype)
+        result = result.reshape(num_lanes, num_kv_heads, num_queries, -1, head_dim).swapaxes(1, 2)
+        is_through = (lanes.turn + 1) * num_keys >= end[:, 0]
+        place = (is_through[None] & (lane[None] <= lane[:, None])).sum(-1, dtype=jnp.int32)
+        following = jnp.minimum(lanes.next_item + place - 1, items.shape[0] - 1)
+        return _Lanes(
+            item=jnp.where(is_through, following, lanes.item),
+            turn=jnp.where(is_through, 0, lanes.turn + 1),
+            next_item=lanes.next_item + place[-1],
+            top=top,
+            total=total,
+            seen=seen,
+            # Written on every turn, kept from the last; queries that don't exist are dropped.
+            out=lanes.out.at[token.reshape(-1)].set(
+                result.reshape(-1, num_heads, head_dim), mode="drop", wrap_negative_indices=False
+            ),
+        )
 
-    carry = (batch.num_single_rows, jnp.int32(0), out)
-    *_, out = lax.while_loop(lambda carry: carry[0] < batch.num_rows, tile_of_row, carry)
-    num_valid = (batch.query_start + batch.query_len).max()
-    is_valid = jnp.arange(num_tokens, dtype=jnp.int32) < num_valid
-    return jnp.where(is_valid[:, None, None], out[:num_tokens], 0)
-
-
-def _attend(
-    q: Float[Array, "B K G D"],
-    keys: Float[Array, "B K W D"],
-    values: Float[Array, "B K W D"],
-    is_seen: Array,
-    scale: float,
-) -> Float[Array, "B K G D2"]:
-    """Unnormalized attention to one tile of keys, with its maximum and sum appended."""
-    scores = jnp.einsum("bkgd,bkwd->bkgw", q, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(is_seen, scores * scale, MASKED)
-    top = scores.max(-1, keepdims=True)
-    weights = jnp.where(is_seen, jnp.exp(scores - top), 0.0)
-    total = weights.sum(-1, keepdims=True)
-    seen = jnp.einsum(
-        "bkgw,bkwd->bkgd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+    shape = (num_lanes, num_kv_heads, groups)
+    lanes = _Lanes(
+        item=lane,
+        turn=jnp.zeros(num_lanes, jnp.int32),
+        next_item=jnp.int32(num_lanes),
+        top=jnp.zeros(shape, jnp.float32),
+        total=jnp.zeros(shape, jnp.float32),
+        seen=jnp.zeros((*shape, head_dim), jnp.float32),
+        out=out,
     )
-    return jnp.concatenate([seen, top, total], axis=-1)
+    # The lowest item in work is in some lane until the very end.
+    return lax.while_loop(lambda lanes: (lanes.item < num_items).any(), turn, lanes).out
 
 
-def _merge(old: Float[Array, "*B D2"], new: Float[Array, "*B D2"]) -> Float[Array, "*B D2"]:
-    """Online softmax: both parts brought to the larger of their maxima and added."""
-    old_top, new_top = old[..., -2:-1], new[..., -2:-1]
-    top = jnp.maximum(old_top, new_top)
-    merged = old * jnp.exp(old_top - top) + new * jnp.exp(new_top - top)
-    return jnp.concatenate([merged[..., :-2], top, merged[..., -1:]], axis=-1)
+def _keys(pages: Float[Array, "N K S D"], ids: Int[Array, "B C"]) -> Float[Array, "B K W D"]:
+    taken = _take(pages, ids).swapaxes(1, 2)  # [B, K, C, S, D]
+    return taken.reshape(*taken.shape[:2], -1, taken.shape[-1])
 
 
-def _empty_state(shape: tuple[int, ...]) -> Float[Array, "*B D2"]:
-    state = jnp.zeros((*shape[:-1], shape[-1] + 2), jnp.float32)
-    return state.at[..., -2].set(MASKED)
+def _take(array: Array, index: Int[Array, "*B"]) -> Array:
+    return array.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
-def _normalize(state: Float[Array, "*B D2"]) -> Float[Array, "*B D"]:
-    total = state[..., -1:]
-    return state[..., :-2] / jnp.where(total == 0.0, 1.0, total)
-
-
-def _ceil_div(a: Int[Array, "*B"], b: int) -> Int[Array, "*B"]:
-    return (a + (b - 1)) // b
+def _take2(array: Array, first: Int[Array, "B"], second: Int[Array, "B"]) -> Array:
+    return array.at[first, second].get(mode="promise_in_bounds", wrap_negative_indices=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.scheduling.scheduler import SchedulerConfig
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "token_budget": 1,
     "max_num_seqs": 1,
     "max_step_rows": 1,

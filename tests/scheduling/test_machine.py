@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from fastgen_jax.request import FinishReason, Request, RequestState
 from fastgen_jax.scheduling.policy import Policy, RequestView
 from fastgen_jax.scheduling.scheduler import SchedulerConfig
 from tests.scheduling.device import FakeDevice, expected_output
-from tests.strategies import make_request, prompts, salts, scheduler_configs
+from tests.strategies import crowded_configs, make_request, prompts, salts, scheduler_configs
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ TestSchedulerMachine.settings = settings(
     max_examples=100,
     stateful_step_count=40,
     deadline=None,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 
@@ -182,6 +182,24 @@ def test_every_workload_ends_with_every_token(
     for request in requests:
         device.submit(request)
     device.drain(latency=latency)
+    check_outcome(device)
+
+
+@given(
+    crowded_configs(),
+    policies(),
+    st.lists(prompts(4), min_size=6, max_size=12),
+    st.integers(0, 2),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_crowd_on_a_small_pool_loses_nothing(
+    config: SchedulerConfig, policy: str | Policy, crowd: list[tuple[int, ...]], latency: int
+) -> None:
+    device = FakeDevice(config, policy)
+    for i, prompt in enumerate(crowd):
+        device.submit(make_request(str(i), prompt, 40, priority=i % 2))
+    plans = device.drain(latency=latency)
+    event(f"most preemptions in a plan: {max(len(plan.preempted) for plan in plans)}")
     check_outcome(device)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from fastgen_jax.scheduling.scheduler import SchedulerConfig
 from tests.scheduling.device import FakeDevice
 from tests.strategies import make_request
@@ -9,8 +13,8 @@ from tests.strategies import make_request
 PROMPT = tuple(range(100, 112))  # three blocks of four
 
 
-def make_device(**sizes: int) -> FakeDevice:
-    plenty = {
+def make_device(**sizes: Any) -> FakeDevice:
+    plenty: dict[str, Any] = {
         "token_budget": 64,
         "max_num_seqs": 8,
         "max_step_rows": 8,
@@ -57,10 +61,11 @@ def test_only_the_part_already_planned_is_shared() -> None:
     assert starts(device) == {"a": 0, "b": 8}
 
 
-def test_a_running_prompt_takes_blocks_that_became_findable() -> None:
-    """b starts alone at the front; a overtakes it, and b goes on behind a's blocks."""
+@pytest.mark.parametrize("budget", [8, 9, 11])  # at a block boundary, and inside a block
+def test_a_running_prompt_takes_blocks_that_became_findable(budget: int) -> None:
+    """b starts alone; another one overtakes it, and b goes on behind the other's blocks."""
     prompt = tuple(range(100, 132))
-    device = make_device(token_budget=8, max_step_rows=1)
+    device = make_device(token_budget=budget, max_step_rows=1)
     device.submit(make_request("b", prompt, 2))
     assert starts(device) == {"b": 0}
     pool, b = device.scheduler.pool, device.requests["b"]
@@ -72,10 +77,11 @@ def test_a_running_prompt_takes_blocks_that_became_findable() -> None:
             position = (a_blocks.index(block) + 2) * 4 + slot
             device.slots[block, slot] = (None, prompt[: position + 1])
     plan = device.scheduler.schedule()
-    assert [(row.start, row.num_tokens) for row in plan.rows] == [(20, 8)]
+    assert [(row.start, row.num_tokens) for row in plan.rows] == [(20, budget)]
     assert b.block_ids == [*own[:2], *a_blocks, *own[5:]]
     assert all(pool.num_holders(block) == 2 for block in a_blocks)
     assert all(pool.num_holders(block) == 0 for block in own[2:5])
+    assert b.num_cached_tokens == 20 - budget
     device._write(plan)
     device._read_back(plan)
 
@@ -98,6 +104,18 @@ def test_output_blocks_are_found_once_their_tokens_are_read() -> None:
     device.drain()
     device.submit(make_request("b", (*first.token_ids, 5), 2))
     assert starts(device) == {"b": 20}
+
+
+def test_an_output_block_is_found_once_a_decode_filled_it() -> None:
+    """Read before it is computed, as in a synchronous loop: the next decode makes it findable."""
+    device = make_device()
+    first = make_request("a", PROMPT[:7], 9)
+    device.submit(first)
+    device.step()
+    device.read()
+    device.step()
+    device.submit(make_request("b", (*first.token_ids, 5), 2))
+    assert starts(device) == {"a": 8, "b": 8}
 
 
 def test_salts_separate() -> None:

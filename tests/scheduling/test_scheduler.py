@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fastgen_jax.errors import InvalidRequestError
@@ -12,9 +14,9 @@ from tests.scheduling.device import FakeDevice, expected_output
 from tests.strategies import make_request
 
 
-def make_device(policy: str = "fcfs", **sizes: int | bool) -> FakeDevice:
+def make_device(policy: str = "fcfs", **sizes: Any) -> FakeDevice:
     """Plenty of everything but what the test names."""
-    plenty: dict[str, int | bool] = {
+    plenty: dict[str, Any] = {
         "token_budget": 64,
         "max_num_seqs": 8,
         "max_step_rows": 8,
@@ -22,7 +24,7 @@ def make_device(policy: str = "fcfs", **sizes: int | bool) -> FakeDevice:
         "block_size": 4,
         "num_blocks": 101,
     }
-    return FakeDevice(SchedulerConfig(**(plenty | sizes)), policy)  # type: ignore[arg-type]
+    return FakeDevice(SchedulerConfig(**(plenty | sizes)), policy)
 
 
 def shares(plan: StepPlan) -> dict[str, int]:
@@ -152,8 +154,9 @@ def test_the_newest_gives_way_and_waits_a_plan() -> None:
 
 def test_nobody_is_admitted_past_a_fresh_victim() -> None:
     device = make_device(num_blocks=7, enable_prefix_caching=False, max_num_seqs=2)
-    for request_id in "abc":
-        device.submit(make_request(request_id, 8 if request_id != "c" else 1, 12))
+    for request_id in "ab":
+        device.submit(make_request(request_id, 8, 12))
+    device.submit(make_request("c", 1, 1))
     plan = step_till_preemption(device)
     assert reasons(plan)["c"] is Reason.NO_BLOCKS
     assert not plan.admitted
@@ -172,6 +175,35 @@ def test_a_drained_requests_blocks_are_taken_before_anyone_is_preempted() -> Non
     assert device.requests["b"].block_ids == []
     device.drain()
     assert device.scheduler.metrics().num_preemptions == 0
+
+
+def test_blocks_written_in_a_plan_are_not_handed_out_in_it() -> None:
+    """Nothing of a is left to plan, but it writes in this very step: b must give way itself."""
+    device = make_device(num_blocks=5, enable_prefix_caching=False)
+    device.submit(make_request("a", 3, 6))
+    device.submit(make_request("b", 4, 8))
+    for _ in range(5):
+        device.step()
+    plan = device.step()
+    assert [(victim.request_id, winner) for victim, winner in plan.preempted] == [("b", "b")]
+    assert len(device.requests["a"].block_ids) == 2
+    device.drain()
+
+
+def test_a_victim_whose_blocks_are_all_shared_is_not_enough() -> None:
+    device = make_device(enable_prefix_caching=False)
+    for request_id, prompt in (("a", 8), ("b", 5), ("c", 5)):
+        device.submit(make_request(request_id, prompt, 9))
+    device.step()
+    pool = device.scheduler.pool
+    pool.share(device.requests["c"].block_ids)
+    pool.allocate(pool.num_free)
+    plan = device.scheduler.schedule()
+    assert [(victim.request_id, winner) for victim, winner in plan.preempted] == [
+        ("c", "a"),
+        ("b", "a"),
+    ]
+    assert shares(plan) == {"a": 1}
 
 
 def test_decodes_come_before_prompts() -> None:

@@ -90,16 +90,8 @@ class Completion:
     def add_logprobs(self, results: StepResults, row: int, token_id: int) -> None:
         """Keep the drawn token's log-probabilities out of the step's row."""
         assert self.logprobs is not None
-        self.logprobs.append(
-            self._token_logprobs(
-                token_id,
-                float(results.field("chosen_logprob")[row]),
-                int(results.field("rank")[row]),
-                results.field("top_ids")[row],
-                results.field("top_logprobs")[row],
-                self.request.params.logprobs or 0,
-            )
-        )
+        count = self.request.params.logprobs or 0
+        self.logprobs.append(self._token_logprobs(results, row, token_id, count))
 
     def add_prompt_logprobs(self, results: StepResults, first: int, start: int, count: int) -> None:
         """Keep the log-probabilities of the prompt tokens that follow the step's tokens.
@@ -108,24 +100,12 @@ class Completion:
         """
         assert self.prompt_logprobs is not None
         prompt = self.request.prompt_token_ids
-        fields = [
-            results.field(name)[first : first + count]
-            for name in (
-                "prompt_logprob",
-                "prompt_rank",
-                "prompt_top_ids",
-                "prompt_top_logprobs",
-            )
-        ]
+        wanted = self.request.params.prompt_logprobs or 0
         for i in range(min(count, len(prompt) - 1 - start)):
-            chosen, rank, top_ids, top = (field[i] for field in fields)
-            self.prompt_logprobs[start + i + 1] = self._token_logprobs(
-                prompt[start + i + 1],
-                float(chosen),
-                int(rank),
-                top_ids,
-                top,
-                self.request.params.prompt_logprobs or 0,
+            entry = results.num_rows + first + i
+            following = start + i + 1
+            self.prompt_logprobs[following] = self._token_logprobs(
+                results, entry, prompt[following], wanted
             )
 
     def take_delta(self) -> Delta:
@@ -221,15 +201,17 @@ class Completion:
         return result.matched
 
     def _token_logprobs(
-        self, token_id: int, logprob: float, rank: int, top_ids, top_logprobs, count: int
+        self, results: StepResults, entry: int, token_id: int, count: int
     ) -> TokenLogprobs:
         decode = self._decoder()
-        entries = {token_id: Logprob(logprob, rank, decode(token_id))}
-        for place in range(count):
-            top_id = int(top_ids[place])
-            if top_id not in entries:
-                entries[top_id] = Logprob(float(top_logprobs[place]), place + 1, decode(top_id))
-        return entries
+        logprob = float(results.field("logprob")[entry])
+        rank = int(results.field("rank")[entry])
+        found = {token_id: Logprob(logprob, rank, decode(token_id))}
+        top_ids = results.field("top_ids")[entry, :count].tolist()
+        top_logprobs = results.field("top_logprobs")[entry, :count].tolist()
+        for place, (top_id, top) in enumerate(zip(top_ids, top_logprobs, strict=True), start=1):
+            found.setdefault(top_id, Logprob(top, place, decode(top_id)))
+        return found
 
     def _decoder(self) -> Callable[[int], str | None]:
         tokenizer = self._tokenizer

@@ -83,12 +83,12 @@ class InputLayout(_Layout):
 class ResultLayout(_Layout):
     """The packed result, int32, with float32 fields bit-cast.
 
+    The log-probability fields have R + T entries: those of the R drawn tokens, then those of the
+    tokens that follow the step's T tokens in their prompts; zeros where nobody asked.
+
     Fields:
         token_ids [R]: the drawn token; -1 where the row failed or draws nothing.
-        chosen_logprob [R], rank [R], top_ids [R, K], top_logprobs [R, K]: of the drawn token;
-            zeros where nobody asked.
-        prompt_logprob [T], prompt_rank [T], prompt_top_ids [T, K], prompt_top_logprobs [T, K]:
-            of the token that follows token t in its prompt; zeros where nobody asked.
+        logprob [R + T], rank [R + T], top_ids [R + T, K], top_logprobs [R + T, K].
     """
 
     shape: StepShape
@@ -98,20 +98,14 @@ class ResultLayout(_Layout):
     def fields(self) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes in the order of the vector."""
         tokens, rows = self.shape
-        k = self.max_logprobs
+        both, k = rows + tokens, self.max_logprobs
         return {
             "token_ids": (rows,),
-            "chosen_logprob": (rows,),
-            "rank": (rows,),
-            "top_ids": (rows, k),
-            "top_logprobs": (rows, k),
-            "prompt_logprob": (tokens,),
-            "prompt_rank": (tokens,),
-            "prompt_top_ids": (tokens, k),
-            "prompt_top_logprobs": (tokens, k),
+            "logprob": (both,),
+            "rank": (both,),
+            "top_ids": (both, k),
+            "top_logprobs": (both, k),
         }
 
 
-FLOAT_RESULTS = frozenset(
-    {"chosen_logprob", "top_logprobs", "prompt_logprob", "prompt_top_logprobs"}
-)
+FLOAT_RESULTS = frozenset({"logprob", "top_logprobs"})

@@ -17,6 +17,11 @@ class StepResults:
         self._layout = layout
         self.token_ids: list[int] = packed[layout.slices["token_ids"]].tolist()
 
+    @property
+    def num_rows(self) -> int:
+        """R: where the prompt's entries begin in the log-probability fields."""
+        return self._layout.shape.num_rows
+
     def field(self, name: str) -> np.ndarray:
         """The named field in its shape and dtype."""
         part = self._packed[self._layout.slices[name]]

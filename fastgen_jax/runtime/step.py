@@ -12,7 +12,6 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from fastgen_jax.batching.inputs import (
-    FLOAT_RESULTS,
     ROW_FLAG_PROMPT_LOGPROBS,
     ROW_FLAG_SAMPLES,
     InputLayout,
@@ -23,11 +22,12 @@ from fastgen_jax.models.decoder import Decoder
 from fastgen_jax.runtime.cache import CacheSpec, Pages, paged_attention
 from fastgen_jax.sampling import (
     RowState,
-    Samples,
     TokenLogprobs,
     append_tokens,
-    prompt_logprobs,
+    prompt_lengths,
     sample,
+    wanted_logprobs,
+    wants_logprobs,
 )
 from pallas_kernels import RaggedBatch, ReferenceConfig, plan_work
 
@@ -106,9 +106,10 @@ def build_step(split: SplitModel, spec: StepSpec) -> Step:
             pages,
             unroll_layers=spec.cache.unroll_layers,
         )
-        samples, rows = _draw(model, hidden, inputs, rows, spec)
-        of_prompt = _prompt_logprobs(model, hidden, tokens, inputs, rows, spec)
-        return pages, rows, _pack_results(samples, of_prompt, spec.results)
+        last = jnp.maximum(inputs["query_start"] + inputs["query_len"] - 1, 0)
+        token_ids, rows = _draw(model, hidden[last], inputs, rows)
+        found = _logprobs(model, hidden, last, token_ids, tokens, inputs, rows, spec)
+        return pages, rows, _pack_results(token_ids, found)
 
     return step
 
@@ -155,72 +156,66 @@ def _tokens(inputs: dict[str, Array], rows: RowState, spec: StepSpec) -> _Tokens
 
 
 def _draw(
-    model: Decoder,
-    hidden: Array,
-    inputs: dict[str, Array],
-    rows: RowState,
-    spec: StepSpec,
-) -> tuple[Samples, RowState]:
+    model: Decoder, hidden: Array, inputs: dict[str, Array], rows: RowState
+) -> tuple[Int[Array, "R"], RowState]:
     """The rows' new tokens, also appended to their histories; no head where no row draws."""
     is_sampled = (inputs["flags"] & ROW_FLAG_SAMPLES) != 0
-    last = jnp.maximum(inputs["query_start"] + inputs["query_len"] - 1, 0)
 
-    def draw() -> Samples:
-        logits = model.logits(hidden[last])
+    def draw() -> Int[Array, "R"]:
+        logits = model.logits(hidden)
         return sample(logits, rows, inputs["device_row"], inputs["kv_len"], is_sampled)
 
-    shapes = jax.eval_shape(draw)
-    samples = lax.cond(
-        is_sampled.any(),
-        draw,
-        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
-    )
-    rows = append_tokens(
-        rows, inputs["device_row"], inputs["kv_len"], samples.token_ids, is_sampled
-    )
-    return samples, rows
+    token_ids = lax.cond(is_sampled.any(), draw, lambda: jnp.full_like(inputs["flags"], -1))
+    rows = append_tokens(rows, inputs["device_row"], inputs["kv_len"], token_ids, is_sampled)
+    return token_ids, rows
 
 
-def _prompt_logprobs(
+def _logprobs(
     model: Decoder,
     hidden: Array,
+    last: Int[Array, "R"],
+    token_ids: Int[Array, "R"],
     tokens: _Tokens,
     inputs: dict[str, Array],
     rows: RowState,
     spec: StepSpec,
 ) -> TokenLogprobs:
+    """Of the R drawn tokens, then of the T tokens that follow in their prompts, where wanted.
+
+    One computation serves both: it exists once in the program, and runs only on what is wanted.
+    """
     device_row = inputs["device_row"][tokens.row]
     following = tokens.positions + 1
-    is_in_prompt = following < rows.prompt_len[device_row]
-    wants = (inputs["flags"][tokens.row] & ROW_FLAG_PROMPT_LOGPROBS) != 0
+    is_in_prompt = following < prompt_lengths(rows, device_row)
+    wants_prompt = (inputs["flags"][tokens.row] & ROW_FLAG_PROMPT_LOGPROBS) != 0
     # The last position of a full row has no successor in its history.
     column = jnp.minimum(following, rows.token_ids.shape[1] - 1)
-    return prompt_logprobs(
+    is_sampled = (inputs["flags"] & ROW_FLAG_SAMPLES) != 0
+    return wanted_logprobs(
         model.logits,
-        hidden,
-        rows.token_ids[device_row, column],
-        tokens.is_valid & is_in_prompt & wants,
+        jnp.concatenate([hidden[last], hidden]),
+        jnp.concatenate([token_ids, rows.token_ids[device_row, column]]),
+        jnp.concatenate(
+            [
+                wants_logprobs(rows, inputs["device_row"], is_sampled),
+                tokens.is_valid & is_in_prompt & wants_prompt,
+            ]
+        ),
         group=spec.shape.num_rows,
         k=spec.max_logprobs,
     )
 
 
 def _pack_results(
-    samples: Samples, of_prompt: TokenLogprobs, layout: ResultLayout
+    token_ids: Int[Array, "R"], found: TokenLogprobs
 ) -> Int[Array, "O"]:
-    fields = {
-        "token_ids": samples.token_ids,
-        "chosen_logprob": samples.chosen_logprob,
-        "rank": samples.rank,
-        "top_ids": samples.top_ids,
-        "top_logprobs": samples.top_logprobs,
-        "prompt_logprob": of_prompt.chosen,
-        "prompt_rank": of_prompt.rank,
-        "prompt_top_ids": of_prompt.top_ids,
-        "prompt_top_logprobs": of_prompt.top,
-    }
-    words = []
-    for name in layout.fields:
-        value = fields[name].reshape(-1)
-        words.append(lax.bitcast_convert_type(value, jnp.int32) if name in FLOAT_RESULTS else value)
-    return jnp.concatenate(words)
+    """The result vector; each kind of log-probability has its R drawn tokens first, then T."""
+    return jnp.concatenate(
+        [
+            token_ids,
+            lax.bitcast_convert_type(found.chosen, jnp.int32),
+            found.rank,
+            found.top_ids.reshape(-1),
+            lax.bitcast_convert_type(found.top, jnp.int32).reshape(-1),
+        ]
+    )

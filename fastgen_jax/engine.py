@@ -11,12 +11,12 @@ from fastgen_jax.completion import Completion
 from fastgen_jax.errors import EngineClosedError, InvalidRequestError
 from fastgen_jax.metrics import EngineMetrics, StepCounters
 from fastgen_jax.request import Request
-from fastgen_jax.runtime.executor import PendingStep, StepExecutor
 from fastgen_jax.sampling.packing import pack_row
 from fastgen_jax.sampling.row_limits import RowLimits, check_limits
 from fastgen_jax.sampling_params import MAX_SEED, SamplingParams
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.scheduler import Scheduler
+from fastgen_jax.step_executor import PendingStep, StepExecutor
 from fastgen_jax.text import Tokenizer
 
 _SEED_STRIDE = 0x9E3779B97F4A7C15  # odd, so that indices never collide modulo 2**64

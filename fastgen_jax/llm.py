@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -17,7 +18,7 @@ from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from fastgen_jax.request import FinishReason
 from fastgen_jax.sampling_params import SamplingParams
-from fastgen_jax.text import Tokenizer
+from fastgen_jax.text import ChatTemplate, Tokenizer
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, object]
@@ -138,7 +139,7 @@ class LLM:
     ) -> list[int]:
         """A conversation as the model's chat template writes it, in token ids."""
         tokenizer = self._require_tokenizer("messages")
-        text = self._loaded.chat_template.render(
+        text = self._chat_template.render(
             messages,
             add_generation_prompt=add_generation_prompt,
             bos_token=tokenizer.bos_token,
@@ -185,6 +186,10 @@ class LLM:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @cached_property
+    def _chat_template(self) -> ChatTemplate:
+        return ChatTemplate(self._require_tokenizer("messages").chat_template)
 
     def _deltas(self, completions: list[Completion]) -> Iterator[Delta]:
         open_ones = list(completions)

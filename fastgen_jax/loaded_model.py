@@ -23,7 +23,7 @@ from fastgen_jax.runtime.memory import MemoryPlan
 from fastgen_jax.sampling import RowLimits
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
-from fastgen_jax.text import ChatTemplate, Tokenizer, load_tokenizer, tokenizer_from_gguf
+from fastgen_jax.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,6 @@ class LoadedModel:
     model: ModelConfig
     config: ResolvedConfig
     tokenizer: Tokenizer | None
-    chat_template: ChatTemplate
     startup: StartupReport
 
 
@@ -104,7 +103,6 @@ def load_model(
         model=checkpoint.config,
         config=resolved,
         tokenizer=tokenizer,
-        chat_template=ChatTemplate(None if tokenizer is None else tokenizer.chat_template),
         startup=StartupReport(
             total_seconds=time.perf_counter() - start,
             load_seconds=runtime.load_seconds,

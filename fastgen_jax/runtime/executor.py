@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import jax
 import numpy as np
 
@@ -14,30 +12,6 @@ from fastgen_jax.runtime.compile import CompiledProgram
 from fastgen_jax.sampling import RowState
 
 WRITE_ROW = "write_row"
-
-
-class PendingStep(Protocol):
-    """A step that was launched and whose result is on its way to the host."""
-
-    def read(self) -> StepResults:
-        """The step's results; waits for the device."""
-        ...
-
-
-class StepExecutor(Protocol):
-    """What the engine needs of a device; ``testing.FakeExecutor`` is another one."""
-
-    def write_row(self, row: int, packed: np.ndarray) -> None:
-        """Put a request's settings and tokens into a device row, before the next launch."""
-        ...
-
-    def launch(self, shape: StepShape, packed: np.ndarray) -> PendingStep:
-        """Start a step and return at once."""
-        ...
-
-    def close(self) -> None:
-        """Free all device memory; nothing can be launched afterwards."""
-        ...
 
 
 class DeviceStep:

@@ -24,7 +24,6 @@ from fastgen_jax.sampling import (
     RowState,
     TokenLogprobs,
     append_tokens,
-    prompt_lengths,
     sample,
     wanted_logprobs,
     wants_logprobs,
@@ -186,7 +185,7 @@ def _logprobs(
     """
     device_row = inputs["device_row"][tokens.row]
     following = tokens.positions + 1
-    is_in_prompt = following < prompt_lengths(rows, device_row)
+    is_in_prompt = following < rows.prompt_len[device_row]
     wants_prompt = (inputs["flags"][tokens.row] & ROW_FLAG_PROMPT_LOGPROBS) != 0
     # The last position of a full row has no successor in its history.
     column = jnp.minimum(following, rows.token_ids.shape[1] - 1)

@@ -4,23 +4,24 @@
 ``append_tokens`` in every step.
 """
 
-from fastgen_jax.sampling.logprobs import TokenLogprobs, prompt_logprobs, token_logprobs
+from fastgen_jax.sampling.logprobs import TokenLogprobs, token_logprobs, wanted_logprobs
 from fastgen_jax.sampling.packing import pack_row
 from fastgen_jax.sampling.row_limits import RowLimits, check_limits
+from fastgen_jax.sampling.row_settings import wants_logprobs
 from fastgen_jax.sampling.row_state import RowState, append_tokens, init_row_state, write_row
-from fastgen_jax.sampling.sampler import Samples, sample
+from fastgen_jax.sampling.sampler import sample
 
 __all__ = [
     "RowLimits",
     "RowState",
-    "Samples",
     "TokenLogprobs",
     "append_tokens",
     "check_limits",
     "init_row_state",
     "pack_row",
-    "prompt_logprobs",
     "sample",
     "token_logprobs",
+    "wanted_logprobs",
+    "wants_logprobs",
     "write_row",
 ]

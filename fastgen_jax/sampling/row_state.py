@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
@@ -37,12 +38,10 @@ class RowState:
 
 def init_row_state(limits: RowLimits) -> RowState:
     """S neutral rows: greedy, nothing masked, empty histories."""
-    shape = (limits.max_num_seqs, limits.neutral_settings.size)
-    return RowState(
-        token_ids=jnp.zeros((limits.max_num_seqs, limits.max_model_len), jnp.int32),
-        settings=jnp.broadcast_to(limits.neutral_settings[None], shape),
-        limits=limits,
-    )
+    rows = np.tile(limits.neutral_row, (limits.max_num_seqs, 1))
+    history, settings = np.split(rows, [limits.max_model_len], axis=1)
+    # From numpy, because filling arrays on the device would compile; copied, to be donated.
+    return RowState(jnp.array(history), jnp.array(settings), limits)
 
 
 def write_row(state: RowState, row: Int[Array, ""], packed: Int[Array, " P"]) -> RowState:
@@ -84,6 +83,4 @@ def append_tokens(
     target = jnp.where(is_valid, rows, num_rows)  # out of range: dropped
     place = state.token_ids.at[target, positions]
     tokens = jnp.maximum(tokens, 0)
-    return replace(
-        state, token_ids=place.set(tokens, mode="drop", wrap_negative_indices=False)
-    )
+    return replace(state, token_ids=place.set(tokens, mode="drop", wrap_negative_indices=False))

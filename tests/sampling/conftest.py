@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastgen_jax.sampling import RowLimits, Samples, init_row_state, pack_row, sample, write_row
+from fastgen_jax.sampling import RowLimits, init_row_state, pack_row, sample, write_row
 from fastgen_jax.sampling.reference import ReferenceSample, sample_reference
 from fastgen_jax.sampling_params import SamplingParams
 
@@ -38,7 +38,7 @@ class Bench:
     traces: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        def counted(*args: Any) -> Samples:
+        def counted(*args: Any) -> jax.Array:
             self.traces.append(1)
             return sample(*args)
 
@@ -59,8 +59,8 @@ class Bench:
         )
         self.state = self.write(self.state, np.int32(row), packed)
 
-    def run(self, logits: np.ndarray, cases: Sequence[Case | None]) -> Samples:
-        """The step's samples as numpy; None is a padding row."""
+    def run(self, logits: np.ndarray, cases: Sequence[Case | None]) -> np.ndarray:
+        """The step's tokens as numpy; None is a padding row."""
         for row, case in enumerate(cases):
             if case is not None:
                 self.put(row, case)
@@ -70,16 +70,16 @@ class Bench:
         is_valid = [case is not None for case in cases]
         return self.run_rows(logits, rows, positions, is_valid)
 
-    def run_rows(self, logits: Any, rows: Any, positions: Any, is_valid: Any) -> Samples:
-        """The step's samples as numpy, for device rows that were put before."""
-        samples = self.step(
+    def run_rows(self, logits: Any, rows: Any, positions: Any, is_valid: Any) -> np.ndarray:
+        """The step's tokens as numpy, for device rows that were put before."""
+        tokens = self.step(
             jnp.asarray(logits, jnp.float32),
             self.state,
             jnp.asarray(rows, jnp.int32),
             jnp.asarray(positions, jnp.int32),
             jnp.asarray(is_valid, bool),
         )
-        return jax.tree.map(np.asarray, samples)
+        return np.asarray(tokens)
 
     def expect(self, logits: np.ndarray, case: Case) -> ReferenceSample:
         """The reference's sample of one row."""
@@ -96,7 +96,7 @@ class Bench:
 
     def check(self, logits: np.ndarray, cases: Sequence[Case]) -> None:
         """Every row draws what the reference draws."""
-        tokens = self.run(logits, cases).token_ids.tolist()
+        tokens = self.run(logits, cases).tolist()
         assert tokens == [self.expect(x, c).token_id for x, c in zip(logits, cases, strict=True)]
 
 

@@ -63,7 +63,7 @@ def test_a_draw_depends_on_seed_and_position_alone():
 
     def draw(rows, positions, values):
         arrays = np.asarray(rows, np.int32), np.asarray(positions, np.int32)
-        return np.asarray(step(values, state, *arrays, np.ones(len(rows), bool)).token_ids)
+        return np.asarray(step(values, state, *arrays, np.ones(len(rows), bool)))
 
     alone = [int(draw([1], [position], logits)[0]) for position in range(10, 40)]
     assert len(set(alone)) > 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from fastgen_jax.errors import ConfigError, InvalidRequestError
 from fastgen_jax.sampling import (
     RowLimits,
-    RowState,
     append_tokens,
     check_limits,
     init_row_state,
     pack_row,
+    sample,
+    wants_logprobs,
     write_row,
 )
 from fastgen_jax.sampling_params import SamplingParams
@@ -37,9 +39,14 @@ def pack(params=None, **changes):
     return pack_row(LIMITS, **{**request, "seed": 1, **changes})
 
 
-def test_the_state_and_the_limits_name_the_same_fields():
-    names = [field.name for field in dataclasses.fields(RowState)]
-    assert names == [*(field.name for field in LIMITS.fields), "max_logprobs"]
+def row_of(state, row):
+    """A device row's fields by name, as lists and numbers."""
+    words = np.concatenate([state.token_ids[row], state.settings[row]])
+    fields = {}
+    for field in LIMITS.fields:
+        values = words[field.start : field.stop].view(field.dtype).reshape(field.shape)
+        fields[field.name] = values.tolist()
+    return SimpleNamespace(**fields)
 
 
 def test_a_written_row_holds_the_request_and_leaves_the_others():
@@ -51,7 +58,7 @@ def test_a_written_row_holds_the_request_and_leaves_the_others():
     packed = pack(params, seed=2**40 + 7, eos_token_ids=[1], bad_word_ids=[[3], [1, 2, 3]])
     neutral = init_row_state(LIMITS)
     state = jax.jit(write_row)(neutral, np.int32(2), packed)
-    row = jax.tree.map(lambda array: np.asarray(array)[2].tolist(), state)
+    row = row_of(state, 2)
     assert row.token_ids == [4, 5, 6, 0, 0, 0, 0, 0, 0, 0]
     assert (row.prompt_len, row.min_position, row.seed) == (2, 5, [2**8, 7])
     assert (row.temperature, row.top_k, row.top_p, row.min_p) == (0.5, 9, 0.25, 0.125)
@@ -61,8 +68,9 @@ def test_a_written_row_holds_the_request_and_leaves_the_others():
     assert (row.bias_ids, row.bias_values) == ([69, -1], [-2.5, 0.0])
     assert row.bad_words == [[-1, -1, 3], [1, 2, 3]]
     assert row.stop_ids == [1, 8, -1]
-    for field in LIMITS.fields:
-        before, after = getattr(neutral, field.name), getattr(state, field.name)
+    assert (row.has_bias, row.has_bad_words) == (1, 1)
+    assert state.prompt_len.tolist() == [0, 0, 2, 0]
+    for before, after in zip(jax.tree.leaves(neutral), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(np.delete(before, 2, 0), np.delete(after, 2, 0))
 
 
@@ -78,8 +86,8 @@ def test_a_plain_row_replaces_everything_of_the_one_before():
 @pytest.mark.parametrize("params", [{"temperature": 0.0, "top_k": 5, "top_p": 0.5}, {"top_k": 1}])
 def test_greedy_makes_the_filters_neutral(params):
     state = write_row(init_row_state(LIMITS), np.int32(0), pack(SamplingParams(**params)))
-    assert float(state.temperature[0]) == 0.0
-    assert (int(state.top_k[0]), float(state.top_p[0])) == (70, 1.0)
+    row = row_of(state, 0)
+    assert (row.temperature, row.top_k, row.top_p) == (0.0, 70, 1.0)
 
 
 def test_a_row_of_other_limits_is_refused():
@@ -124,6 +132,16 @@ def test_what_a_row_cannot_hold_is_refused(params, words, field, remedy):
         pack(params, eos_token_ids=[5, 6], bad_word_ids=words)
 
 
+def test_rows_that_want_logprobs_are_valid_and_asked_for_them():
+    state = init_row_state(LIMITS)
+    for row, logprobs in enumerate((None, 0, 5)):
+        packed = pack(SamplingParams(logprobs=logprobs))
+        state = write_row(state, np.int32(row), packed)
+    rows, is_valid = np.int32([2, 99, 1, 0, 2]), np.array([True, False, True, True, False])
+    wants = jax.jit(wants_logprobs)(state, rows, is_valid)
+    assert wants.tolist() == [True, False, True, False, False]
+
+
 def test_stop_tokens_need_no_room_without_min_tokens():
     check_limits(SamplingParams(stop_token_ids=range(9)), [60], (), LIMITS)
 
@@ -143,6 +161,10 @@ def test_empty_tables_work():
     limits = dataclasses.replace(
         LIMITS, max_logprobs=0, max_logit_bias=0, max_bad_words=0, max_stop_ids=0
     )
-    packed = pack_row(limits, token_ids=[1], prompt_len=1, params=SamplingParams(), seed=0)
+    packed = pack_row(
+        limits, token_ids=[1], prompt_len=1, params=SamplingParams(temperature=0), seed=0
+    )
     state = write_row(init_row_state(limits), np.int32(0), packed)
-    assert state.bias_ids.shape == (4, 0)
+    rows = np.arange(4, dtype=np.int32)
+    logits = np.eye(4, 70, dtype=np.float32)
+    assert sample(logits, state, rows, rows + 1, rows >= 0).tolist() == [0, 1, 2, 3]

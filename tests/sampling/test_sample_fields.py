@@ -13,7 +13,7 @@ GREEDY = {"temperature": 0.0}
 
 
 def top_after(logits, bench, case):
-    return int(bench.run(np.stack([logits] * 4), [case] + [None] * 3).token_ids[0])
+    return int(bench.run(np.stack([logits] * 4), [case] + [None] * 3)[0])
 
 
 def probabilities(bench, logits, case, draws=4096):
@@ -22,7 +22,7 @@ def probabilities(bench, logits, case, draws=4096):
     counts = np.zeros(logits.shape[0])
     for start in range(0, draws, 4):
         positions = len(case.history) + np.arange(start, start + 4)
-        drawn = bench.run_rows([logits] * 4, [0] * 4, positions, [True] * 4).token_ids
+        drawn = bench.run_rows([logits] * 4, [0] * 4, positions, [True] * 4)
         np.add.at(counts, drawn, 1)
     return counts / draws
 
@@ -32,13 +32,13 @@ def test_greedy_takes_the_first_of_equals(bench, make_case):
     logits[0, [140, 150]] = 3.0
     logits[1, [5, 202]] = 3.0
     logits[2, 202] = 3.0
-    tokens = bench.run(logits, [make_case(SamplingParams(**GREEDY))] * 4).token_ids
+    tokens = bench.run(logits, [make_case(SamplingParams(**GREEDY))] * 4)
     assert tokens.tolist() == [140, 5, 202, 0]
 
 
 def test_padding_rows_draw_nothing(bench, make_case, logits):
     case = make_case(SamplingParams(**GREEDY))
-    tokens = bench.run(logits, [None, case, None, case]).token_ids.tolist()
+    tokens = bench.run(logits, [None, case, None, case]).tolist()
     assert tokens == [-1, int(logits[1].argmax()), -1, int(logits[3].argmax())]
 
 
@@ -55,7 +55,7 @@ def test_allowed_token_ids_at_the_edges_of_words(bench, make_case, logits, allow
     for temperature in (0.0, 1.0):
         params = SamplingParams(allowed_token_ids=allowed, temperature=temperature)
         cases = [make_case(params, seed=seed) for seed in range(4)]
-        assert set(bench.run(logits, cases).token_ids.tolist()) <= set(allowed)
+        assert set(bench.run(logits, cases).tolist()) <= set(allowed)
         bench.check(logits, cases)
 
 
@@ -89,7 +89,7 @@ def test_min_tokens_holds_eos_and_stop_tokens_back_until_reached(bench, make_cas
     params = SamplingParams(min_tokens=3, stop_token_ids=[50], **GREEDY)
     prompt = (1, 2, 3)
     cases = [make_case(params, prompt + (4,) * n, 3) for n in (0, 2, 3, 4)]
-    assert bench.run(logits, cases).token_ids.tolist() == [60, 60, 50, 50]
+    assert bench.run(logits, cases).tolist() == [60, 60, 50, 50]
 
 
 def test_bad_words_match_their_prefix(bench, make_case):
@@ -99,7 +99,7 @@ def test_bad_words_match_their_prefix(bench, make_case):
 
     def tokens(word, histories):
         cases = [make_case(params, h, 1, bad_word_ids=[word]) for h in histories]
-        return bench.run(logits, cases).token_ids.tolist()
+        return bench.run(logits, cases).tolist()
 
     assert tokens((40,), [(1,), (1, 2), (40,), (3, 3, 3)]) == [41] * 4
     # The whole prefix at the history's start, half of it, broken, and in the middle.
@@ -115,8 +115,8 @@ def test_stale_history_is_not_read(bench, make_case):
     # Positions from the asked length on are what an earlier request would have left there.
     bench.put(0, make_case(params, (3,) + (40,) * 499, 1, bad_word_ids=[(40, 40, 40)]))
     for position, token in ((500, 41), (2, 41), (1, 40)):
-        samples = bench.run_rows(logits, [0] * 4, [position] * 4, [True] * 4)
-        assert samples.token_ids.tolist() == [token] * 4
+        tokens = bench.run_rows(logits, [0] * 4, [position] * 4, [True] * 4)
+        assert tokens.tolist() == [token] * 4
 
 
 def test_long_histories_are_counted_over_all_blocks(bench, make_case):
@@ -129,14 +129,14 @@ def test_long_histories_are_counted_over_all_blocks(bench, make_case):
         cases = [make_case(params, history[:n], 1) for n in (place + 1, place, 600, place + 1)]
         if place == 1:
             cases[1] = make_case(params, [3], 1)
-        assert bench.run(logits, cases).token_ids.tolist() == [41, 40, 41, 41]
+        assert bench.run(logits, cases).tolist() == [41, 40, 41, 41]
 
 
 def test_contradicting_masks_lift_the_ban_and_keep_the_allowed_ids(bench, make_case, logits):
     params = SamplingParams(allowed_token_ids=[2, 50], min_tokens=5, stop_token_ids=[50])
     cases = [make_case(params, seed=seed) for seed in range(4)]
-    samples = bench.run(logits, cases)
-    assert set(samples.token_ids.tolist()) <= {2, 50}
+    tokens = bench.run(logits, cases)
+    assert set(tokens.tolist()) <= {2, 50}
     bench.check(logits, cases)
 
 
@@ -152,30 +152,11 @@ def test_a_failed_row_leaves_its_neighbours_alone(bench, make_case, logits):
             for poison in (np.nan, np.inf):
                 broken = logits.copy()
                 broken[2, place] = poison
-                samples = bench.run(broken, cases)
-                assert samples.token_ids[2] == -1
-                for name in ("token_ids", "chosen_logprob", "rank", "top_ids", "top_logprobs"):
-                    expected, got = getattr(healthy, name), getattr(samples, name)
-                    np.testing.assert_array_equal(np.delete(got, 2, 0), np.delete(expected, 2, 0))
+                tokens = bench.run(broken, cases)
+                assert tokens[2] == -1
+                np.testing.assert_array_equal(np.delete(tokens, 2), np.delete(healthy, 2))
     broken = np.full_like(logits, -np.inf)
-    assert bench.run(broken, cases).token_ids.tolist() == [-1] * 4
-
-
-def test_logprobs_are_raw(bench, make_case, logits):
-    params = SamplingParams(
-        logprobs=3, temperature=0.5, top_k=20, logit_bias={9: 50.0}, repetition_penalty=1.5
-    )
-    tied = np.round(logits) + np.float32(0)  # -0.0 would come after 0.0
-    for values in (logits, tied):
-        cases = [make_case(params, seed=seed) for seed in range(4)]
-        samples = bench.run(values, cases)
-        for row, case in enumerate(cases):
-            expected = bench.expect(values[row], case)
-            assert samples.token_ids[row] == expected.token_id
-            assert samples.rank[row] == expected.rank
-            assert samples.top_ids[row].tolist() == expected.top_ids
-            np.testing.assert_allclose(samples.chosen_logprob[row], expected.chosen_logprob, 1e-5)
-            np.testing.assert_allclose(samples.top_logprobs[row], expected.top_logprobs, 1e-5)
+    assert bench.run(broken, cases).tolist() == [-1] * 4
 
 
 @pytest.mark.parametrize(
@@ -206,7 +187,7 @@ def test_the_draw_follows_the_distribution(bench, make_case, params):
         counts = np.zeros(203)
         for start in seeds[::4]:
             cases = [make_case(params, seed=start + i) for i in range(4)]
-            np.add.at(counts, bench.run(np.stack([logits] * 4), cases).token_ids, 1)
+            np.add.at(counts, bench.run(np.stack([logits] * 4), cases), 1)
         kept = expected > 0
         chi2 = np.sum((counts - 1024 * expected)[kept] ** 2 / (1024 * expected[kept]))
         assert counts[~kept].sum() == 0
@@ -231,7 +212,7 @@ any_params = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_mix_equals_the_reference(bench, make_case, data):
     seed = data.draw(st.integers(0, 2**32))

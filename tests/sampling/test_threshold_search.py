@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fastgen_jax.sampling import RowLimits, init_row_state, pack_row, write_row
-from fastgen_jax.sampling.bisection import weight_keys
+from fastgen_jax.sampling.blocks import pad_to_blocks
+from fastgen_jax.sampling.draw import weigh_tokens
 from fastgen_jax.sampling.filters import keep_from
 from fastgen_jax.sampling.reference import filter_reference
 from fastgen_jax.sampling.row_settings import gather_settings
@@ -26,10 +27,11 @@ def kept(request):
     @jax.jit
     def keep(logits, state):
         rows = jnp.arange(ROWS, dtype=jnp.int32)
-        settings = gather_settings(state, rows, rows + 1, rows >= 0, limits.vocab_size)
-        peak = jnp.max(logits, axis=1, keepdims=True)
-        weights = jnp.exp((logits - peak) / settings.temperature[:, None])
-        return weight_keys(weights) >= keep_from(weights, settings)[:, None]
+        settings = gather_settings(state, rows, rows + 1, rows >= 0)
+        padded = pad_to_blocks(logits, -jnp.inf)
+        weights = weigh_tokens(padded, jnp.max(padded, axis=1), settings)
+        threshold = keep_from(weights, jnp.sum(weights, axis=1), settings)
+        return ((weights >= threshold[:, None]) & (weights > 0))[:, : logits.shape[1]]
 
     def run(logits, params):
         state = init_row_state(limits)

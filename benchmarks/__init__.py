@@ -1,0 +1,1 @@
+"""Measurements of the engine, run by hand: ``python -m benchmarks.NAME --help``."""

@@ -1,0 +1,41 @@
+"""Repeated timings, and what is quoted of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Median, lowest and highest of several numbers; the median is what gets quoted."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one number; ValueError for none."""
+        if not values:
+            raise ValueError("no values to summarize")
+        return cls(
+            median=statistics.median(values),
+            low=min(values),
+            high=max(values),
+            count=len(values),
+        )
+
+
+def time_calls(call: Callable[[], object], repeats: int) -> Spread:
+    """Seconds of a call that returns when its work is done; one more call before warms up."""
+    call()
+    seconds: list[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return Spread.of(seconds)

@@ -14,7 +14,7 @@ come from memory as they do in a real step, and turns the times into tokens per 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import tyro
 from jaxtyping import Array, Float
 
 from benchmarks.machine import load_average, machine_facts
-from benchmarks.timing import Spread, time_calls
+from benchmarks.timing import Spread, time_in_turns
 from benchmarks.workload import Mix, Workload, draw_workload
 from fastgen_jax.batching import StepShape
 from fastgen_jax.config import EngineConfig, resolve_config
@@ -53,25 +53,29 @@ class MatmulTimes:
 class Products:
     """The model's products with random weights, compiled per shape; nothing else of the model."""
 
-    def __init__(self, model: ModelConfig, dtype: str) -> None:
+    def __init__(self, model: ModelConfig, weights: Mapping[str, Array]) -> None:
         self._model = model
-        self._dtype = jnp.dtype(dtype)
-        self._weights = _random_weights(model, self._dtype)
+        self._weights = weights
 
     def time(self, shape: StepShape, repeats: int) -> MatmulTimes:
         """The shape's times; compiles two programs first."""
+        times = time_in_turns(self.calls(shape), repeats)
+        return MatmulTimes(shape=shape, layers=times["layers"], head=times["head"])
+
+    def calls(self, shape: StepShape) -> dict[str, Callable[[], object]]:
+        """Calls to time by name, "layers" and "head", which return when the products are there."""
         model = Decoder(self._model, self._weights)
         matrices = [[getattr(layer, name)[...] for name in MATRICES] for layer in model.layers]
-        head = (self._weights["embed"] if model.head is None else self._weights["head"],)
-        x = _random((shape.num_tokens, self._model.hidden_size), self._dtype, seed=1)
+        head = self._weights["embed" if model.head is None else "head"]
+        dtype = self._weights["embed"].dtype
+        x = random_array((shape.num_tokens, self._model.hidden_size), dtype, seed=1)
         hidden = x[: shape.num_rows]
         run_layers = jax.jit(_layer_products).lower(matrices, x).compile()
-        run_head = jax.jit(_head_product).lower(head[0], hidden).compile()
-        return MatmulTimes(
-            shape=shape,
-            layers=time_calls(lambda: jax.block_until_ready(run_layers(matrices, x)), repeats),
-            head=time_calls(lambda: jax.block_until_ready(run_head(head[0], hidden)), repeats),
-        )
+        run_head = jax.jit(_head_product).lower(head, hidden).compile()
+        return {
+            "layers": lambda: jax.block_until_ready(run_layers(matrices, x)),
+            "head": lambda: jax.block_until_ready(run_head(head, hidden)),
+        }
 
 
 def limit_as_run(
@@ -134,14 +138,15 @@ def _head_product(head: Float[Array, "V E"], hidden: Float[Array, "R E"]) -> Flo
     return jnp.einsum("re,ve->rv", hidden, head, preferred_element_type=jnp.float32)
 
 
-def _random_weights(model: ModelConfig, dtype: jnp.dtype) -> dict[str, Array]:
+def random_weights(model: ModelConfig, dtype: str) -> dict[str, Array]:
+    """Weights of the model's shapes, each matrix with numbers of its own."""
     return {
-        name: _random(shape, dtype, seed=index)
+        name: random_array(shape, jnp.dtype(dtype), seed=index)
         for index, (name, shape) in enumerate(expected_shapes(model).items())
     }
 
 
-def _random(shape: tuple[int, ...], dtype: jnp.dtype, *, seed: int) -> Array:
+def random_array(shape: tuple[int, ...], dtype: jnp.dtype, *, seed: int) -> Array:
     """Numbers that a chain of products neither blows up nor lets fade to slow denormals."""
     values = np.random.default_rng(seed).standard_normal(shape, np.float32)
     return jnp.asarray(values * shape[0] ** -0.5 if len(shape) > 1 else values, dtype)
@@ -179,7 +184,7 @@ class MatmulLimit:
             steps = {StepShape(*item["shape"]): item["count"] for item in run["steps_by_shape"]}
             shapes = tuple(steps)
             workload = draw_workload(Mix(**run["mix"]))
-        products = Products(model, dtype)
+        products = Products(model, random_weights(model, dtype))
         times = [products.time(StepShape(*shape), self.repeats) for shape in shapes]
         print(times_table(times))
         limits = limits_of(times, steps, workload)

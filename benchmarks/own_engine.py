@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,12 +59,13 @@ class OwnEngine:
                 outputs = llm.generate(prompts, params)
                 seconds = time.perf_counter() - begin
                 after = llm.metrics
+                steps = Counter(after.steps_by_shape) - Counter(before.steps_by_shape)
                 return {
                     "seconds": seconds,
                     "output_token_ids": [list(out.outputs[0].token_ids) for out in outputs],
                     "steps_by_shape": [
-                        {"shape": list(shape), "count": count - before.steps_by_shape.get(shape, 0)}
-                        for shape, count in sorted(after.steps_by_shape.items())
+                        {"shape": list(shape), "count": count}
+                        for shape, count in sorted(steps.items())
                     ],
                     "num_padding_tokens": after.num_padding_tokens - before.num_padding_tokens,
                 }
@@ -73,7 +75,7 @@ class OwnEngine:
                 "version": fastgen_jax.__version__,
                 "load_seconds": llm.startup.load_seconds,
                 "compile_seconds": llm.startup.compile_report.wall_seconds,
-                "num_cache_hits": llm.startup.compile_report.num_cache_hits,
+                "num_cached_programs": llm.startup.compile_report.num_cached,
             }
             serve(messages, {**ready, "engine_seconds": time.perf_counter() - start}, run)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastgen_jax.batching import StepResults
@@ -16,6 +17,16 @@ class End(NamedTuple):
 
     reason: FinishReason
     stop_reason: int | str | None = None
+
+
+class _DrawnLogprobs(NamedTuple):
+    """One token's log-probabilities as the device gave them; decoded when somebody looks."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_ids: list[int]
+    top_logprobs: list[float]
 
 
 class Completion:
@@ -38,13 +49,13 @@ class Completion:
         self.first_scheduled_time: float | None = None
         self.first_token_time: float | None = None
         self.finished_time: float | None = None
-        self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
-        self.prompt_logprobs: list[TokenLogprobs | None] | None = None
-        if params.prompt_logprobs is not None:
-            self.prompt_logprobs = [None] * request.num_prompt_tokens
+        self.wants_logprobs = params.logprobs is not None
+        self.wants_prompt_logprobs = params.prompt_logprobs is not None
+        self._drawn_logprobs: list[_DrawnLogprobs] = []
+        self._prompt_logprobs: dict[int, _DrawnLogprobs] = {}  # by position
         self._tokenizer = tokenizer
         self._eos_token_ids = frozenset() if params.ignore_eos else eos_token_ids
-        self._stop_token_ids = frozenset(params.stop_token_ids or ())
+        self._stop_token_ids = frozenset(params.stop_token_ids or ()) | self._eos_token_ids
         self._length = request.num_prompt_tokens + request.max_output_tokens
         self._first_stop_length = request.num_prompt_tokens + params.min_tokens
         self._text = ""
@@ -53,31 +64,20 @@ class Completion:
         self._told_text = 0
         self._is_text_final = False
         self._detokenizer: IncrementalDetokenizer | None = None
-        self._stop: StopChecker | None = None
-        if tokenizer is not None:
-            self._detokenizer = IncrementalDetokenizer(
-                tokenizer,
-                skip_special_tokens=params.skip_special_tokens,
-                prompt_token_ids=request.prompt_token_ids,
-            )
-            if params.stop_strings:
-                self._stop = StopChecker(params.stop_strings, params.include_stop_str_in_output)
+        self._stop = None if tokenizer is None else self._new_stop()
 
     def end_after(self, token_id: int) -> End | None:
         """Why the request ends with this token, just appended to it; None to go on.
 
         Stop tokens count before stop strings, and these before length.
         """
-        request = self.request
-        if token_id in self._eos_token_ids:
-            return End(FinishReason.STOP)
         if token_id in self._stop_token_ids:
-            return End(FinishReason.STOP, token_id)
+            return End(FinishReason.STOP, None if token_id in self._eos_token_ids else token_id)
         if self._stop is not None:
             matched = self._match_stop()
             if matched is not None:
                 return End(FinishReason.STOP, matched)
-        if len(request.token_ids) >= self._length:
+        if len(self.request.token_ids) >= self._length:
             return End(FinishReason.LENGTH)
         return None
 
@@ -87,26 +87,56 @@ class Completion:
         self._read_tokens()
         return self._text
 
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...] | None:
+        """Per output token, its log-probabilities; None unless they were asked for."""
+        if not self.wants_logprobs:
+            return None
+        return tuple(self._decode_logprobs(drawn) for drawn in self._drawn_logprobs)
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
+        """Per prompt token, None for the first and those not computed yet, or None at all."""
+        if not self.wants_prompt_logprobs:
+            return None
+        found = self._prompt_logprobs
+        return tuple(
+            self._decode_logprobs(found[position]) if position in found else None
+            for position in range(self.request.num_prompt_tokens)
+        )
+
     def add_logprobs(self, results: StepResults, row: int, token_id: int) -> None:
         """Keep the drawn token's log-probabilities out of the step's row."""
-        assert self.logprobs is not None
         count = self.request.params.logprobs or 0
-        self.logprobs.append(self._token_logprobs(results, row, token_id, count))
+        drawn = results.drawn
+        self._drawn_logprobs.append(
+            _DrawnLogprobs(
+                token_id,
+                drawn("logprob")[row],
+                drawn("rank")[row],
+                drawn("top_ids")[row][:count],
+                drawn("top_logprobs")[row][:count],
+            )
+        )
 
     def add_prompt_logprobs(self, results: StepResults, first: int, start: int, count: int) -> None:
         """Keep the log-probabilities of the prompt tokens that follow the step's tokens.
 
         The step's tokens [first, first + count) stand at positions [start, start + count).
         """
-        assert self.prompt_logprobs is not None
-        prompt = self.request.prompt_token_ids
         wanted = self.request.params.prompt_logprobs or 0
-        for i in range(min(count, len(prompt) - 1 - start)):
-            entry = results.num_rows + first + i
-            following = start + i + 1
-            self.prompt_logprobs[following] = self._token_logprobs(
-                results, entry, prompt[following], wanted
-            )
+        following = self.request.prompt_token_ids[start + 1 : start + 1 + count]
+        entries = slice(results.num_rows + first, results.num_rows + first + len(following))
+        columns = zip(
+            following,
+            results.field("logprob")[entries].tolist(),
+            results.field("rank")[entries].tolist(),
+            results.field("top_ids")[entries, :wanted].tolist(),
+            results.field("top_logprobs")[entries, :wanted].tolist(),
+            strict=True,
+        )
+        for position, column in enumerate(columns, start=start + 1):
+            self._prompt_logprobs[position] = _DrawnLogprobs(*column)
 
     def take_delta(self) -> Delta:
         """What was added since the last call."""
@@ -125,18 +155,15 @@ class Completion:
     def output(self) -> CompletionOutput:
         """The completion as it stands."""
         request = self.request
-        logprobs = None if self.logprobs is None else tuple(self.logprobs)
-        tokens = tuple(request.output_token_ids)
         cumulative = None
-        if logprobs is not None:
-            pairs = zip(tokens, logprobs, strict=True)
-            cumulative = sum(entry[token].logprob for token, entry in pairs)
+        if self.wants_logprobs:
+            cumulative = math.fsum(drawn.logprob for drawn in self._drawn_logprobs)
         return CompletionOutput(
             index=self.index,
             text=self.text,
-            token_ids=tokens,
+            token_ids=tuple(request.output_token_ids),
             cumulative_logprob=cumulative,
-            logprobs=logprobs,
+            logprobs=self.logprobs,
             finish_reason=request.finish_reason,
             stop_reason=request.stop_reason,
             error=request.error,
@@ -154,18 +181,14 @@ class Completion:
         request = self.request
         if len(request.token_ids) < self._first_stop_length:
             return None
-        assert self._stop is not None
-        if self._num_read < self._first_stop_length - 1:
-            # Text from before min_tokens holds no stop string by definition.
-            self._append(request.token_ids[self._num_read : self._first_stop_length - 1], None)
-        result = self._append(request.token_ids[self._num_read :], self._stop)
+        result = self._append_to(len(request.token_ids))
         if result is not None:
             self._is_text_final = True
         return result
 
     def _read_tokens(self) -> None:
         """Turn the tokens not yet read into text, and release what was held back at the end."""
-        if self._detokenizer is None or self._is_text_final:
+        if self._tokenizer is None or self._is_text_final:
             return
         request = self.request
         end = len(request.token_ids)
@@ -175,46 +198,79 @@ class Completion:
             ended_by_token = not isinstance(request.stop_reason, str)
             if ended_by_token and not request.params.include_stop_str_in_output:
                 end -= 1
-        if self._stop is None or len(request.token_ids) < self._first_stop_length:
-            self._append(request.token_ids[self._num_read : end], None)
-        elif self._num_read < end:
-            self._append(request.token_ids[self._num_read : end], self._stop)
+        self._append_to(end)
         if is_ended:
             self._is_text_final = True
-            tail = self._detokenizer.finish()
+            tail = "" if self._detokenizer is None else self._detokenizer.finish()
             if self._stop is not None:
                 self._text += self._stop.append(tail).text + self._stop.finish().text
             else:
                 self._text += tail
 
-    def _append(self, token_ids: list[int], stop: StopChecker | None) -> str | None:
-        assert self._detokenizer is not None
+    def _append_to(self, end: int) -> str | None:
+        """Add the text of the tokens before ``end``; the stop string that ended it, if one did.
+
+        A stop string counts when the token that completes it is the min_tokens-th or later.
+        """
+        token_ids = self.request.token_ids
+        self._append(token_ids[self._num_read : min(end, self._first_stop_length - 1)], False)
+        return self._append(token_ids[self._num_read : end], True)
+
+    def _append(self, token_ids: Sequence[int], may_stop: bool) -> str | None:
         if not token_ids:
             return None
         self._num_read += len(token_ids)
-        delta = self._detokenizer.append(token_ids)
-        if stop is None:
+        delta = self._open_detokenizer().append(token_ids)
+        if self._stop is None:
             self._text += delta
             return None
-        result = stop.append(delta)
+        if not may_stop:
+            self._pass_over_stops(delta)
+            return None
+        result = self._stop.append(delta)
         self._text += result.text
         return result.matched
 
-    def _token_logprobs(
-        self, results: StepResults, entry: int, token_id: int, count: int
-    ) -> TokenLogprobs:
-        decode = self._decoder()
-        logprob = float(results.field("logprob")[entry])
-        rank = int(results.field("rank")[entry])
-        found = {token_id: Logprob(logprob, rank, decode(token_id))}
-        top_ids = results.field("top_ids")[entry, :count].tolist()
-        top_logprobs = results.field("top_logprobs")[entry, :count].tolist()
-        for place, (top_id, top) in enumerate(zip(top_ids, top_logprobs, strict=True), start=1):
-            found.setdefault(top_id, Logprob(top, place, decode(top_id)))
+    def _pass_over_stops(self, delta: str) -> None:
+        """Add text from before min_tokens; a stop string in it is text, and the search goes on."""
+        for character in delta:
+            assert self._stop is not None
+            result = self._stop.append(character)
+            self._text += result.text
+            if result.matched is not None:
+                if not self.request.params.include_stop_str_in_output:
+                    self._text += result.matched
+                self._stop = self._new_stop()
+
+    def _new_stop(self) -> StopChecker | None:
+        params = self.request.params
+        if not params.stop_strings:
+            return None
+        return StopChecker(params.stop_strings, params.include_stop_str_in_output)
+
+    def _open_detokenizer(self) -> IncrementalDetokenizer:
+        """The detokenizer, made at its first use: who wants no text shouldn't pay for it."""
+        if self._detokenizer is None:
+            assert self._tokenizer is not None
+            self._detokenizer = IncrementalDetokenizer(
+                self._tokenizer,
+                skip_special_tokens=self.request.params.skip_special_tokens,
+                prompt_token_ids=self.request.prompt_token_ids,
+            )
+        return self._detokenizer
+
+    def _decode_logprobs(self, drawn: _DrawnLogprobs) -> TokenLogprobs:
+        """By token id, the token's own entry first, then the most likely ones in their order."""
+        token_id = drawn.token_id
+        found = {token_id: Logprob(drawn.logprob, drawn.rank, self._decode(token_id))}
+        tops = zip(drawn.top_ids, drawn.top_logprobs, strict=True)
+        for place, (top_id, logprob) in enumerate(tops, start=1):
+            if top_id != token_id:
+                found[top_id] = Logprob(logprob, place, self._decode(top_id))
         return found
 
-    def _decoder(self) -> Callable[[int], str | None]:
+    def _decode(self, token_id: int) -> str | None:
         tokenizer = self._tokenizer
-        if tokenizer is None:
-            return lambda _: None
-        return lambda token_id: tokenizer.decode([token_id], skip_special_tokens=False)
+        return (
+            None if tokenizer is None else tokenizer.decode([token_id], skip_special_tokens=False)
+        )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from fastgen_jax.batching import StepPacker
+import numpy as np
+
+from fastgen_jax.batching import StepPacker, StepResults
 from fastgen_jax.completion import Completion
 from fastgen_jax.errors import EngineClosedError, InvalidRequestError
 from fastgen_jax.metrics import EngineMetrics, StepCounters
-from fastgen_jax.request import Request
+from fastgen_jax.request import FinishReason, Request, RequestState
 from fastgen_jax.sampling.packing import pack_row
 from fastgen_jax.sampling.row_limits import RowLimits, check_limits
 from fastgen_jax.sampling_params import MAX_SEED, SamplingParams
@@ -60,14 +65,15 @@ class Engine:
         self._on_plan = on_plan
         self._completions: dict[Request, Completion] = {}
         self._bad_word_ids: dict[Request, list[list[int]]] = {}
-        self._in_flight: _StepInFlight | None = None
+        self._in_flight: deque[_StepInFlight] = deque()
+        self._is_waiting = False
         self._num_requests = 0
         self._failure: BaseException | None = None
 
     @property
     def has_work(self) -> bool:
         """True while a request is unfinished or a step is in flight."""
-        return self.scheduler.has_unfinished or self._in_flight is not None
+        return self.scheduler.has_unfinished or bool(self._in_flight)
 
     def check(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """Nothing, when ``submit`` would take the request.
@@ -75,9 +81,7 @@ class Engine:
         Raises:
             InvalidRequestError: names the field, its value and the remedy.
         """
-        self._check_alive()
-        self._check_prompt(prompt_token_ids, params)
-        check_limits(params, self._eos(params), self._tokenize_bad_words(params), self._limits)
+        self._admissible(prompt_token_ids, params)
 
     def submit(
         self,
@@ -92,8 +96,11 @@ class Engine:
         Raises:
             InvalidRequestError: the request can't be served; nothing was queued.
         """
-        self.check(prompt_token_ids, params)
-        bad_word_ids = self._tokenize_bad_words(params)
+        token_ids, bad_word_ids = self._admissible(prompt_token_ids, params)
+        # The prompt's log-probabilities are the same for every completion: the first has them.
+        other_params = params
+        if params.n > 1 and params.prompt_logprobs is not None:
+            other_params = replace(params, prompt_logprobs=None)
         now = self._clock()
         completions: list[Completion] = []
         number = self._num_requests
@@ -101,9 +108,8 @@ class Engine:
         for index in range(params.n):
             request = Request(
                 request_id=f"{number}" if params.n == 1 else f"{number}-{index}",
-                prompt_token_ids=tuple(prompt_token_ids),
-                # The prompt's log-probabilities are the same for every completion.
-                params=params if index == 0 else replace(params, prompt_logprobs=None),
+                prompt_token_ids=token_ids,
+                params=params if index == 0 else other_params,
                 max_output_tokens=params.max_tokens or self._limits.max_model_len,
                 seed=self._seed_of(params, number, index),
                 arrival_time=now,
@@ -131,15 +137,27 @@ class Engine:
         """
         self._check_alive()
         try:
-            launched = self._launch(self.scheduler.schedule())
-            read, self._in_flight = self._in_flight, launched
-            return [] if read is None else self._read(read)
+            is_launched = self._launch(self.scheduler.schedule())
+            touched: list[Completion] = []
+            # More than one is left only by an interrupt that came while a result was awaited.
+            while len(self._in_flight) > is_launched:
+                results = self._wait(self._in_flight[0])
+                touched += self._read(self._in_flight.popleft().plan, results)
+            return touched
         except Exception as error:
             self._fail_all(error)
             raise EngineClosedError(
-                f"a step failed and ended all requests: {error}",
+                f"a step failed and ended all requests: {_describe(error)}",
                 remedy="build a new LLM; the cause is in the chained exception",
             ) from error
+        except BaseException as error:
+            # An interrupt while waiting changes nothing: the next call waits again. Anywhere else
+            # plans and device may disagree, and tokens could be wrong without a sign.
+            if not self._is_waiting:
+                self._fail_all(error)
+            raise
+        finally:
+            self._is_waiting = False
 
     def abort(self, request: Request) -> None:
         """End a request in whatever state it is; a finished one stays as it is."""
@@ -155,15 +173,16 @@ class Engine:
         """Abort what is unfinished and free the device memory."""
         for request in list(self._completions):
             self.abort(request)
-        self._in_flight = None
+        self._in_flight.clear()
         self._executor.close()
         self._failure = self._failure or EngineClosedError("the engine was closed")
 
-    def _launch(self, plan: StepPlan) -> _StepInFlight | None:
+    def _launch(self, plan: StepPlan) -> bool:
+        """True when the plan had something to run."""
         if self._on_plan is not None:
             self._on_plan(plan)
         if plan.is_empty:
-            return None
+            return False
         for request in plan.admitted:
             self._executor.write_row(request.row, self._pack_row(request))
             completion = self._completions[request]
@@ -172,21 +191,28 @@ class Engine:
         shape = self._packer.shape_for(plan)
         pending = self._executor.launch(shape, self._packer.pack(plan, shape))
         self.counters.count_step(plan, shape)
-        return _StepInFlight(plan, pending)
+        self._in_flight.append(_StepInFlight(plan, pending))
+        return True
 
-    def _read(self, step: _StepInFlight) -> list[Completion]:
+    def _wait(self, step: _StepInFlight) -> StepResults:
+        self._is_waiting = True
         results = step.pending.read()
+        self._is_waiting = False
+        return results
+
+    def _read(self, plan: StepPlan, results: StepResults) -> list[Completion]:
+        """The completions that got tokens or ended; a hot path, run for every row of a step."""
         token_ids = results.token_ids
         now = self._clock()
         completions, add_token = self._completions, self.scheduler.add_token
         touched: list[Completion] = []
         first_token = 0
-        for index, (request, start, num_tokens, samples) in enumerate(step.plan.rows):
+        for index, (request, start, num_tokens, samples) in enumerate(plan.rows):
             first, first_token = first_token, first_token + num_tokens
             completion = completions.get(request)
             if completion is None:  # ended while this step was in flight
                 continue
-            if completion.prompt_logprobs is not None and start < request.num_prompt_tokens - 1:
+            if completion.wants_prompt_logprobs and start < request.num_prompt_tokens - 1:
                 completion.add_prompt_logprobs(results, first, start, num_tokens)
             if not samples:
                 continue
@@ -199,7 +225,7 @@ class Engine:
             add_token(request, token_id)
             if completion.first_token_time is None:
                 completion.first_token_time = now
-            if completion.logprobs is not None:
+            if completion.wants_logprobs:
                 completion.add_logprobs(results, index, token_id)
             end = completion.end_after(token_id)
             if end is not None:
@@ -213,14 +239,22 @@ class Engine:
         self._bad_word_ids.pop(request, None)
         self.counters.count_end(completion)
 
-    def _fail_all(self, error: Exception) -> None:
+    def _fail_all(self, error: BaseException) -> None:
         self._failure = error
-        self._in_flight = None
+        self._in_flight.clear()
+        message = f"the engine failed: {_describe(error)}"
         for request in list(self._completions):
-            self.scheduler.fail(request, f"the engine failed: {error}")
+            # A scheduler that broke off in the middle may not know its own requests any more.
+            with suppress(Exception):
+                self.scheduler.fail(request, message)
+            if not request.is_finished:
+                request.state = RequestState.FINISHED
+                request.num_tokens = len(request.token_ids)
+                request.finish_reason = FinishReason.ERROR
+                request.error = message
             self._end(request)
 
-    def _pack_row(self, request: Request):
+    def _pack_row(self, request: Request) -> np.ndarray:
         return pack_row(
             self._limits,
             token_ids=request.token_ids,
@@ -241,16 +275,22 @@ class Engine:
         drawn = (self._seed + 1) * (MAX_SEED // 3) + (number + 1) * _SEED_STRIDE
         return (drawn + index * (_SEED_STRIDE >> 1 | 1)) % 2**64
 
-    def _check_prompt(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
-        num_tokens = len(prompt_token_ids)
+    def _admissible(
+        self, prompt_token_ids: Iterable[int], params: SamplingParams
+    ) -> tuple[tuple[int, ...], list[list[int]]]:
+        """The prompt as plain ints and the bad words as tokens, of a request that can be served."""
+        self._check_alive()
+        token_ids = _plain_ints(prompt_token_ids)
+        self._check_prompt(token_ids, params)
+        bad_word_ids = self._tokenize_bad_words(params)
+        check_limits(params, self._eos(params), bad_word_ids, self._limits)
+        return token_ids, bad_word_ids
+
+    def _check_prompt(self, token_ids: tuple[int, ...], params: SamplingParams) -> None:
+        num_tokens = len(token_ids)
         self.scheduler.check_fits(num_tokens)
         vocab_size = self._limits.vocab_size
-        for token_id in prompt_token_ids:
-            if isinstance(token_id, bool) or not isinstance(token_id, int):
-                raise InvalidRequestError(
-                    "is no token id", field="prompt_token_ids", value=token_id, remedy="use ints"
-                )
-        low, high = min(prompt_token_ids), max(prompt_token_ids)
+        low, high = min(token_ids), max(token_ids)
         if low < 0 or high >= vocab_size:
             raise InvalidRequestError(
                 f"lies outside the vocabulary of {vocab_size} tokens",
@@ -289,6 +329,34 @@ class Engine:
     def _check_alive(self) -> None:
         if self._failure is not None:
             raise EngineClosedError(
-                f"the engine has stopped: {self._failure}", remedy="build a new LLM"
+                f"the engine has stopped: {_describe(self._failure)}", remedy="build a new LLM"
             )
 
+
+def _describe(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _plain_ints(prompt_token_ids: Iterable[int]) -> tuple[int, ...]:
+    """The token ids as Python's own ints; those of numpy count as ints, booleans don't."""
+    try:
+        token_ids = tuple(prompt_token_ids)
+    except TypeError:
+        raise _no_token_ids(prompt_token_ids) from None
+    if {int}.issuperset(map(type, token_ids)):
+        return token_ids
+    plain: list[int] = []
+    for token_id in token_ids:
+        try:
+            plain.append(operator.index(token_id))
+        except TypeError:
+            raise _no_token_ids(token_id) from None
+        if isinstance(token_id, bool):
+            raise _no_token_ids(token_id)
+    return tuple(plain)
+
+
+def _no_token_ids(value: object) -> InvalidRequestError:
+    return InvalidRequestError(
+        "is no token id", field="prompt_token_ids", value=value, remedy="use a sequence of ints"
+    )

@@ -18,7 +18,7 @@ from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
 from fastgen_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
 from fastgen_jax.runtime.build import Progress, Runtime, build_runtime, random_tensors
-from fastgen_jax.runtime.compile import CompileReport, enable_persistent_cache
+from fastgen_jax.runtime.compile import CompileReport, cache_directory
 from fastgen_jax.runtime.memory import MemoryPlan
 from fastgen_jax.sampling import RowLimits
 from fastgen_jax.scheduling.plan import StepPlan
@@ -62,7 +62,6 @@ def load_model(
     """
     start = time.perf_counter()
     path = resolve_model(model, progress=config.show_progress)
-    enable_persistent_cache(config.compilation_cache_dir)
     with open_checkpoint(path) as checkpoint:
         _check_format(config, checkpoint)
         resolved = resolve_config(
@@ -149,7 +148,7 @@ def _bring_up(
         ) as loading,
         tqdm(
             desc="Compiling steps",
-            total=len(resolved.step_shapes) + 1,
+            total=len(resolved.step_shapes) + 2,  # and two that write and allocate rows
             disable=hide,
             position=1,
             leave=False,
@@ -164,6 +163,7 @@ def _bring_up(
             limits,
             tensors,
             num_kv_blocks=config.num_kv_blocks,
+            cache_dir=cache_directory(config.compilation_cache_dir),
             progress=progress,
         )
     return runtime, tokenizer

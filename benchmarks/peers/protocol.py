@@ -1,8 +1,8 @@
 """How an engine's process is talked to: a JSON object a line, on standard input and output.
 
-The process says ``{"event": "ready", ...}`` once; then each ``{"command": "run", "requests": [...]}``
-is answered with ``{"event": "result", ...}``, until standard input ends. Only the standard library
-is used, since each engine's interpreter has packages of its own.
+The process says ``{"event": "ready", ...}`` once. Each ``{"requests": [...]}`` is then answered
+with ``{"event": "result", ...}``, until standard input ends. Only the standard library is used,
+since each engine's interpreter has packages of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
-Requests = list[dict[str, Any]]  # prompt_token_ids: list[int], max_tokens: int
+Requests = list[dict[str, Any]]  # "prompt_token_ids": list[int], "max_tokens": int
 
 
 def take_stdout() -> TextIO:

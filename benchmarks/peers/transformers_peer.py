@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from typing import Any
-
-# Text models don't need it, and a build for another torch fails at its import.
-sys.modules["torchvision"] = None  # pyright: ignore[reportArgumentType]
 
 
 def main() -> None:
@@ -23,8 +19,8 @@ def main() -> None:
     arguments = parse_arguments()
     messages = take_stdout()
     start = time.perf_counter()
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 import time
 from typing import Any
-
-# Text models don't need it, and a build for another torch fails at its import, and vLLM with it.
-sys.modules["torchvision"] = None  # pyright: ignore[reportArgumentType]
 
 
 def main() -> None:
@@ -17,8 +14,10 @@ def main() -> None:
 
     arguments = parse_arguments()
     messages = take_stdout()
+    # vLLM keeps cores free for its other processes; on a small machine that is half of them.
+    os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = str(arguments.reserved_cpus)
     start = time.perf_counter()
-    import vllm
+    import vllm  # pyright: ignore[reportMissingImports]
 
     llm = vllm.LLM(
         model=arguments.model,
@@ -63,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-num-seqs", type=int, default=32)
     parser.add_argument("--token-budget", type=int, default=512)
     parser.add_argument("--kv-cache-mib", type=int, default=2048)
+    parser.add_argument("--reserved-cpus", type=int, default=0)
     parser.add_argument("--eager", action="store_true")
     return parser.parse_args()
 

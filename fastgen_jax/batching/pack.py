@@ -13,11 +13,17 @@ from fastgen_jax.batching.inputs import (
     StepShape,
 )
 from fastgen_jax.request import Request
-from fastgen_jax.scheduling.plan import PlannedRow, StepPlan
+from fastgen_jax.scheduling.plan import StepPlan
+
+_UNSETTLED = -1
 
 
 class StepPacker:
-    """Packs plans for the smallest compiled shape that holds them."""
+    """Packs plans for the smallest compiled shape that holds them; must see every plan that runs.
+
+    A table is copied whole at every step from admission until its request first draws a token:
+    up to there its blocks may be exchanged for shared ones. Afterwards blocks are only added.
+    """
 
     def __init__(
         self, shapes: Sequence[StepShape], *, max_num_seqs: int, max_blocks_per_seq: int
@@ -25,8 +31,9 @@ class StepPacker:
         self.shapes = tuple(sorted(shapes))
         self._layouts = {shape: InputLayout(shape, max_blocks_per_seq) for shape in self.shapes}
         self._tables = np.zeros((max_num_seqs, max_blocks_per_seq), np.int32)
-        self._num_blocks = [0] * max_num_seqs
-        self._holder: list[Request | None] = [None] * max_num_seqs
+        self._num_blocks = np.full(max_num_seqs, _UNSETTLED, np.int32)
+        # Up to where a row's positions report log-probabilities of the prompt; 0 asks for none.
+        self._prompt_logprobs_end = np.zeros(max_num_seqs, np.int32)
 
     def shape_for(self, plan: StepPlan) -> StepShape:
         """The smallest compiled shape that holds the plan."""
@@ -46,21 +53,22 @@ class StepPacker:
         layout = self._layouts[shape]
         slices = layout.slices
         packed = np.zeros(layout.size, np.int32)
-        rows = plan.rows
-        count = len(rows)
-        device_rows = [row.request.row for row in rows]
-        for row, device_row in zip(rows, device_rows, strict=True):
-            request = row.request
-            # Only a decode step leaves the earlier blocks as they were; a prompt's may be
-            # exchanged for shared ones.
-            if self._holder[device_row] is not request or row.start < request.num_prompt_tokens:
-                self._copy_table(device_row, request, first=0)
-            elif self._num_blocks[device_row] != len(request.block_ids):
-                self._copy_table(device_row, request, first=self._num_blocks[device_row])
-        starts = np.array([row.start for row in rows], np.int32)
-        lengths = np.array([row.num_tokens for row in rows], np.int32)
+        count = len(plan.rows)
+        if not count:
+            return packed
+        for request in plan.admitted:
+            self._open_row(request)
+        # Columns, because one pass of the interpreter a column is all the time there is.
+        requests, start_column, length_column, sample_column = zip(*plan.rows, strict=True)
+        device_rows = np.array([request.row for request in requests], np.intp)
+        starts = np.array(start_column, np.int32)
+        lengths = np.array(length_column, np.int32)
+        self._update_tables(requests, device_rows, sample_column)
+        ends = starts + lengths
+        flags = np.array(sample_column, np.int32) * ROW_FLAG_SAMPLES
+        flags += (starts < self._prompt_logprobs_end[device_rows]) * ROW_FLAG_PROMPT_LOGPROBS
 
-        def fill(name: str, values: np.ndarray | list[int]) -> None:
+        def fill(name: str, values: np.ndarray) -> None:
             start = slices[name].start
             packed[start : start + count] = values
 
@@ -69,24 +77,35 @@ class StepPacker:
         fill("device_row", device_rows)
         fill("query_start", np.cumsum(lengths) - lengths)
         fill("query_len", lengths)
-        fill("kv_len", starts + lengths)
-        fill("flags", [_flags(row) for row in rows])
+        fill("kv_len", ends)
+        fill("flags", flags)
         tables = packed[slices["block_tables"]].reshape(shape.num_rows, -1)
-        tables[:count] = self._tables[device_rows]
+        # mode="clip" writes to ``out`` without a copy between; the rows are in range anyway.
+        np.take(self._tables, device_rows, axis=0, out=tables[:count], mode="clip")
         return packed
 
-    def _copy_table(self, device_row: int, request: Request, *, first: int) -> None:
-        block_ids = request.block_ids
-        table = self._tables[device_row]
-        table[first : len(block_ids)] = block_ids[first:]
-        table[len(block_ids) :] = 0
-        self._num_blocks[device_row] = len(block_ids)
-        self._holder[device_row] = request
+    def _open_row(self, request: Request) -> None:
+        wants = request.params.prompt_logprobs is not None
+        self._prompt_logprobs_end[request.row] = request.num_prompt_tokens - 1 if wants else 0
+        self._num_blocks[request.row] = _UNSETTLED
 
+    def _update_tables(
+        self,
+        requests: Sequence[Request],
+        device_rows: np.ndarray,
+        samples: Sequence[bool],
+    ) -> None:
+        num_blocks = np.array([len(request.block_ids) for request in requests], np.int32)
+        for index in np.flatnonzero(num_blocks != self._num_blocks[device_rows]).tolist():
+            request = requests[index]
+            self._copy_table(request)
+            self._num_blocks[request.row] = num_blocks[index] if samples[index] else _UNSETTLED
 
-def _flags(row: PlannedRow) -> int:
-    flags = ROW_FLAG_SAMPLES if row.samples else 0
-    request = row.request
-    if request.params.prompt_logprobs is not None and row.start < request.num_prompt_tokens - 1:
-        flags |= ROW_FLAG_PROMPT_LOGPROBS
-    return flags
+    def _copy_table(self, request: Request) -> None:
+        block_ids, table = request.block_ids, self._tables[request.row]
+        known = int(self._num_blocks[request.row])
+        if known == _UNSETTLED:
+            table[: len(block_ids)] = block_ids
+            table[len(block_ids) :] = 0
+        else:
+            table[known : len(block_ids)] = block_ids[known:]

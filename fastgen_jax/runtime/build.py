@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,12 @@ from fastgen_jax.runtime.compile import (
     compile_programs,
 )
 from fastgen_jax.runtime.executor import WRITE_ROW, Executor
+from fastgen_jax.runtime.program_cache import ProgramCache
 from fastgen_jax.runtime.memory import MemoryPlan, available_bytes, plan_blocks, step_bytes
 from fastgen_jax.runtime.step import SplitModel, StepSpec, build_step
 from fastgen_jax.sampling import RowLimits, init_row_state, write_row
+
+ALLOCATE = "allocate"
 
 Tensors = Callable[[np.dtype], Iterator[tuple[str, np.ndarray]]]
 
@@ -57,6 +61,7 @@ def build_runtime(
     tensors: Tensors,
     *,
     num_kv_blocks: int | None,
+    cache_dir: Path | None,
     progress: Progress,
 ) -> Runtime:
     """An executor with all programs compiled and all memory taken.
@@ -74,11 +79,12 @@ def build_runtime(
     split = SplitModel.of(abstract_decoder(model, dtype))
     rows = jax.eval_shape(lambda: init_row_state(limits))
     sizes = _Sizes(
-        available=available_bytes(device) if num_kv_blocks is None or device.platform == "cpu" else 0,
+        available=available_bytes(device),
         weights=_tree_bytes(split.leaves),
         row_state=_tree_bytes(rows),
         step=_estimate_step_bytes(model, config),
     )
+    programs_on_disk = ProgramCache(cache_dir)
     with ThreadPoolExecutor(1, thread_name_prefix="fastgen-load") as pool:
         loading = pool.submit(_load, model, tensors, dtype, progress.on_weight)
         num_blocks = num_kv_blocks or _plan(model, config, sizes)
@@ -100,15 +106,16 @@ def build_runtime(
                 for shape in config.step_shapes
             ]
             programs, report = compile_programs(
-                _programs(split, specs, rows, limits), progress.on_program
+                _programs(split, specs, rows, limits), programs_on_disk, progress.on_program
             )
-            sizes = replace(sizes, step=step_bytes(programs.values()))
+            running = (program for name, program in programs.items() if name != ALLOCATE)
+            sizes = replace(sizes, step=step_bytes(running))
             plan = _memory_plan(model, config, sizes, cache)
             if num_kv_blocks is not None or plan.fits:
                 break
             num_blocks = _plan(model, config, sizes)
         leaves, load_seconds = loading.result()
-    executor = _executor(leaves, cache, specs, programs, limits)
+    executor = _executor(leaves, specs, programs)
     return Runtime(
         executor=executor, memory_plan=plan, compile_report=report, load_seconds=load_seconds
     )
@@ -155,6 +162,7 @@ def _programs(
         Program(
             name=_step_name(spec),
             function=build_step(split, spec),
+            description=(spec, split.graphdef),
             arguments={
                 "weights": split.leaves,
                 "pages": spec.cache.abstract_pages(),
@@ -169,6 +177,7 @@ def _programs(
     row = Program(
         name=WRITE_ROW,
         function=write_row,
+        description=limits,
         arguments={
             "row_state": rows,
             "row": jax.ShapeDtypeStruct((), jnp.int32),
@@ -176,7 +185,13 @@ def _programs(
         },
         donated=("row_state",),
     )
-    return [*programs, row]
+    allocate = Program(
+        name=ALLOCATE,
+        function=lambda: (specs[0].cache.zeros(), init_row_state(limits)),
+        description=(specs[0].cache, limits),
+        arguments={},
+    )
+    return [*programs, row, allocate]
 
 
 def _step_name(spec: StepSpec) -> str:
@@ -185,15 +200,14 @@ def _step_name(spec: StepSpec) -> str:
 
 def _executor(
     leaves: tuple[jax.Array, ...],
-    cache: CacheSpec,
     specs: list[StepSpec],
     programs: dict[str, CompiledProgram],
-    limits: RowLimits,
 ) -> Executor:
+    pages, rows = programs[ALLOCATE]()
     return Executor(
         leaves=leaves,
-        pages=cache.zeros(),
-        rows=init_row_state(limits),
+        pages=pages,
+        rows=rows,
         steps={spec.shape: programs[_step_name(spec)] for spec in specs},
         results={spec.shape: spec.results for spec in specs},
         write_row=programs[WRITE_ROW],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from jax import monitoring
 
 from fastgen_jax.config import user_cache_dir
 from fastgen_jax.errors import RecompileError
+from fastgen_jax.runtime.program_cache import ProgramCache, program_key
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-_CACHE_HIT_EVENT = "/jax/compilation_cache/cache_hits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,35 +26,56 @@ class Program:
 
     name: str
     function: Callable[..., Any]
+    description: object  # whatever static besides the arguments the function was built from
     arguments: Mapping[str, Any]
     donated: tuple[str, ...] = ()
+
+    @property
+    def donated_indices(self) -> tuple[int, ...]:
+        """Places of the consumed arguments."""
+        names = list(self.arguments)
+        return tuple(names.index(name) for name in self.donated)
+
+    @property
+    def key(self) -> str:
+        """What the program is called in the cache."""
+        arguments = tuple(self.arguments.values())
+        return program_key(self.name, self.description, arguments, self.donated_indices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileRecord:
-    """What compiling one program took, in seconds."""
+    """What getting one program took, in seconds; ``is_cached`` ones were read from disk."""
 
     name: str
+    is_cached: bool
     trace_seconds: float
     compile_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileReport:
-    """What compiling everything took; ``wall_seconds`` is less than the sum when in parallel."""
+    """What getting all programs took; ``wall_seconds`` is less than the sum when in parallel."""
 
     records: tuple[CompileRecord, ...]
     wall_seconds: float
-    num_cache_hits: int
+
+    @property
+    def num_cached(self) -> int:
+        """Programs read from disk."""
+        return sum(record.is_cached for record in self.records)
 
     def __str__(self) -> str:
-        """A line a program, and how many came out of the persistent cache."""
-        lines = [
-            f"  {r.name:<18} traced {r.trace_seconds:5.2f} s   compiled {r.compile_seconds:5.2f} s"
-            for r in self.records
-        ]
-        hits = f"{self.num_cache_hits} of {len(self.records)} programs from the cache on disk"
-        return "\n".join([f"Compiled in {self.wall_seconds:.2f} s ({hits})", *lines])
+        """A line a program."""
+        lines = [f"  {record.name:<18} {_explain(record)}" for record in self.records]
+        total = f"{self.num_cached} of {len(self.records)} programs from the cache on disk"
+        return "\n".join([f"Compile report: {self.wall_seconds:.2f} s, {total}", *lines])
+
+
+def _explain(record: CompileRecord) -> str:
+    if record.is_cached:
+        return f"read in {record.compile_seconds:.2f} s"
+    return f"traced in {record.trace_seconds:.2f} s, compiled in {record.compile_seconds:.2f} s"
 
 
 class CompiledProgram:
@@ -89,35 +110,32 @@ class CompiledProgram:
 
 
 def compile_programs(
-    programs: list[Program], on_done: Callable[[str], None] | None = None
+    programs: list[Program],
+    cache: ProgramCache,
+    on_done: Callable[[str], None] | None = None,
 ) -> tuple[dict[str, CompiledProgram], CompileReport]:
-    """Every program compiled, in parallel, and a report of it; ``on_done`` hears each name."""
+    """Every program compiled or read, in parallel, and a report; ``on_done`` hears each name."""
     start = time.perf_counter()
-    with count_events(_CACHE_HIT_EVENT) as hits, ThreadPoolExecutor(len(programs)) as pool:
-        done = list(pool.map(lambda program: _compile(program, on_done), programs))
+
+    def get(program: Program) -> tuple[CompiledProgram, CompileRecord]:
+        found = _read(program, cache) or _compile(program, cache)
+        if on_done is not None:
+            on_done(program.name)
+        return found
+
+    with ThreadPoolExecutor(len(programs), thread_name_prefix="fastgen-compile") as pool:
+        done = list(pool.map(get, programs))
     report = CompileReport(
-        records=tuple(record for _, record in done),
-        wall_seconds=time.perf_counter() - start,
-        num_cache_hits=hits.count,
+        records=tuple(record for _, record in done), wall_seconds=time.perf_counter() - start
     )
     return {program.name: program for program, _ in done}, report
 
 
-def enable_persistent_cache(directory: str | None) -> None:
-    """Keep compiled programs of this process on disk: None is the user's cache, "off" nowhere.
-
-    The setting is jax's own and holds for the whole process; one made by the user stays.
-    """
-    if directory == "off" or (directory is None and jax.config.jax_compilation_cache_dir):
-        return
-    path = Path(directory) if directory is not None else user_cache_dir() / "compiled"
-    path.mkdir(parents=True, exist_ok=True)
-    if jax.config.jax_compilation_cache_dir != str(path):
-        jax.config.update("jax_compilation_cache_dir", str(path))
-        # The cache binds to a directory at its first use; this makes it bind anew.
-        jax.experimental.compilation_cache.compilation_cache.reset_cache()
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+def cache_directory(setting: str | None) -> Path | None:
+    """Where EngineConfig.compilation_cache_dir keeps programs; None for "off"."""
+    if setting == "off":
+        return None
+    return user_cache_dir() / "compiled" if setting is None else Path(setting)
 
 
 @dataclass(slots=True)
@@ -147,27 +165,38 @@ def count_events(event: str) -> Iterator[EventCount]:
         monitoring.unregister_event_duration_listener(on_duration)
 
 
-def count_compilations() -> Any:
-    """A context that counts the programs XLA compiles, or reads from its cache, in this process."""
+def count_compilations() -> AbstractContextManager[EventCount]:
+    """A context that counts the programs which XLA compiles in this process."""
     return count_events(_COMPILE_EVENT)
 
 
-def _compile(
-    program: Program, on_done: Callable[[str], None] | None
-) -> tuple[CompiledProgram, CompileRecord]:
-    names = list(program.arguments)
-    donated = tuple(names.index(name) for name in program.donated)
+def _read(program: Program, cache: ProgramCache) -> tuple[CompiledProgram, CompileRecord] | None:
     start = time.perf_counter()
-    lowered = jax.jit(program.function, donate_argnums=donated).lower(*program.arguments.values())
+    executable = cache.load(program.key)
+    if executable is None:
+        return None
+    record = CompileRecord(
+        name=program.name,
+        is_cached=True,
+        trace_seconds=0.0,
+        compile_seconds=time.perf_counter() - start,
+    )
+    return CompiledProgram(program, executable), record
+
+
+def _compile(program: Program, cache: ProgramCache) -> tuple[CompiledProgram, CompileRecord]:
+    start = time.perf_counter()
+    jitted = jax.jit(program.function, donate_argnums=program.donated_indices)
+    lowered = jitted.lower(*program.arguments.values())
     traced = time.perf_counter()
     executable = lowered.compile()
     record = CompileRecord(
         name=program.name,
+        is_cached=False,
         trace_seconds=traced - start,
         compile_seconds=time.perf_counter() - traced,
     )
-    if on_done is not None:
-        on_done(program.name)
+    cache.store(program.key, executable)
     return CompiledProgram(program, executable), record
 
 

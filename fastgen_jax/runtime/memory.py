@@ -17,7 +17,8 @@ class MemoryPlan:
     """Bytes by use on one device.
 
     Attributes:
-        available: free when the engine started.
+        available: the device's memory, less what was in use when the engine started; all of the
+            host's memory on a CPU.
         weights: all parameters.
         row_state: settings and token histories of the device rows.
         step: the largest temporary space of any compiled program, and its inputs and results.
@@ -60,9 +61,13 @@ class MemoryPlan:
 
 
 def available_bytes(device: jax.Device) -> int:
-    """Free memory of a device; of the host, for a CPU."""
+    """Memory that an engine on the device can plan with.
+
+    On a CPU that is all of the host's: what happens to be free changes by the minute, and with it
+    the pool's size would change, and every program would have to be compiled anew.
+    """
     if device.platform == "cpu":
-        return psutil.virtual_memory().available
+        return psutil.virtual_memory().total
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
         raise ConfigError(

@@ -49,11 +49,12 @@ def largest(values: Float[Array, "R N"]) -> tuple[Float[Array, " R"], Int[Array,
 
     def better(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
         is_left = _wins(*left, *right)
-        return tuple(jnp.where(is_left, a, b) for a, b in zip(left, right, strict=True))
+        return jnp.where(is_left, left[0], right[0]), jnp.where(is_left, left[1], right[1])
 
     index = lax.broadcasted_iota(jnp.int32, values.shape, 1)
     start = (np.float32(-np.inf), np.int32(np.iinfo(np.int32).max))
-    return tuple(lax.reduce((values, index), start, better, (1,)))
+    value, place = lax.reduce((values, index), start, better, (1,))
+    return value, place
 
 
 def _wins(value: Array, index: Array, other: Array, other_index: Array) -> Bool[Array, ""]:

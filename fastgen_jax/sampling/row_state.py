@@ -37,11 +37,14 @@ class RowState:
 
 
 def init_row_state(limits: RowLimits) -> RowState:
-    """S neutral rows: greedy, nothing masked, empty histories."""
-    rows = np.tile(limits.neutral_row, (limits.max_num_seqs, 1))
-    history, settings = np.split(rows, [limits.max_model_len], axis=1)
-    # From numpy, because filling arrays on the device would compile; copied, to be donated.
-    return RowState(jnp.array(history), jnp.array(settings), limits)
+    """S neutral rows: greedy, nothing masked, empty histories. Traced, or as plain operations."""
+    size = limits.max_num_seqs
+    history, settings = np.split(limits.neutral_row, [limits.max_model_len])
+    return RowState(
+        jnp.broadcast_to(jnp.asarray(history)[None], (size, len(history))),
+        jnp.broadcast_to(jnp.asarray(settings)[None], (size, len(settings))),
+        limits,
+    )
 
 
 def write_row(state: RowState, row: Int[Array, ""], packed: Int[Array, " P"]) -> RowState:

@@ -62,6 +62,9 @@ class FakeStep:
 class FakeExecutor:
     """A ``StepExecutor`` whose tokens are a pure function of each request's own history.
 
+    Of the sampling parameters it honours ``min_tokens``, by the next token up that isn't held back,
+    and the requests for log-probabilities.
+
     Row writes and steps run in the order of the calls, but not before results are read: so an
     array that the engine changes after handing it over shows, as it would on a device. With
     ``check`` every step's inputs are held against a model of the cache; a false one raises
@@ -172,15 +175,16 @@ class FakeExecutor:
             digests = self.rows[int(inputs.device_row[index])].digests_to(kv_len)
             cache.write(index, table, inputs.start(index), digests)
         for index in range(inputs.num_rows):
-            digests = self.rows[int(inputs.device_row[index])].digests_to(
-                int(inputs.kv_len[index])
-            )
+            digests = self.rows[int(inputs.device_row[index])].digests_to(int(inputs.kv_len[index]))
             cache.check_read(index, inputs.block_tables[index], digests)
 
     def _draw(self, results: FakeResults, index: int, row: FakeRow, position: int) -> None:
         history = row.token_ids[:position]
         has_nan = self._faults.has_nan
-        token_id = -1 if has_nan is not None and has_nan(history) else self._next_token(history)
+        if has_nan is not None and has_nan(history):
+            token_id = -1
+        else:
+            token_id = row.allowed(position, self._next_token(history))
         results.token_ids[index] = token_id
         row.append(position, token_id)
         if row.num_logprobs >= 0 and token_id >= 0:

@@ -31,6 +31,9 @@ class FakeRow:
         self.prompt_len = int(packed[place["prompt_len"]][0])
         self.seed = (high << 32) | low
         self.num_logprobs = int(packed[place["num_logprobs"]][0])
+        self._min_position = int(packed[place["min_position"]][0])
+        self._stop_ids = frozenset(packed[place["stop_ids"]].tolist())
+        self._vocab_size = limits.vocab_size
         self.num_computed: int | None = None
         self.has_drawn = False
         self.digests = np.zeros(limits.max_model_len, np.int64)
@@ -43,6 +46,12 @@ class FakeRow:
             self.digests[position] = history_hash(self.token_ids[position : position + 1], before)
         self._num_digests = max(self._num_digests, end)
         return self.digests[:end]
+
+    def allowed(self, position: int, token_id: int) -> int:
+        """``token_id``, or the next one up that isn't held back below min_tokens."""
+        while position < self._min_position and token_id in self._stop_ids:
+            token_id = (token_id + 1) % self._vocab_size
+        return token_id
 
     def append(self, position: int, token_id: int) -> None:
         """Store the token drawn for ``position``; a failed draw (-1) counts as token 0."""

@@ -115,13 +115,16 @@ def _attend_items(
         is_seen = (key[:, None, :] <= last_seen[:, :, None])[:, None]
         scores = jnp.einsum("bkgd,bkwd->bkgw", mine, keys, preferred_element_type=jnp.float32)
         scores = jnp.where(is_seen, scores * scale, MASKED)
+        # Selected away and not multiplied by 0: the lane's last item may have ended in NaN.
         is_first = (lanes.turn == 0)[:, None, None]
         old_top = jnp.where(is_first, MASKED, lanes.top)
+        old_total = jnp.where(is_first, 0.0, lanes.total)
+        old_seen = jnp.where(is_first[..., None], 0.0, lanes.seen)
         top = jnp.maximum(old_top, scores.max(-1))
         weights = jnp.where(is_seen, jnp.exp(scores - top[..., None]), 0.0)
-        fading = jnp.where(is_first, 0.0, jnp.exp(old_top - top))
-        total = lanes.total * fading + weights.sum(-1)
-        seen = lanes.seen * fading[..., None] + jnp.einsum(
+        fading = jnp.exp(old_top - top)
+        total = old_total * fading + weights.sum(-1)
+        seen = old_seen * fading[..., None] + jnp.einsum(
             "bkgw,bkwd->bkgd",
             weights.astype(values.dtype),
             values,

@@ -12,14 +12,7 @@ import pytest
 from fastgen_jax import LLM
 
 REFERENCES = Path(__file__).parents[1] / "references"
-TINY_SETTINGS = {
-    "dtype": "float32",
-    "step_shapes": ((4, 4), (16, 4)),
-    "block_size": 8,
-    "num_kv_blocks": 64,
-    "max_model_len": 256,
-    "show_progress": False,
-}
+TINY_MODEL = REFERENCES / "tiny_llama"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +34,22 @@ def tiny_prompts() -> list[ReferencePrompt]:
     ]
 
 
+@pytest.fixture(scope="session")
+def tiny_settings(compilation_cache: Path) -> dict[str, object]:
+    """Settings for the tiny checkpoint; compiled programs are shared by all tests of a run."""
+    return {
+        "dtype": "float32",
+        "step_shapes": ((4, 4), (16, 4)),
+        "block_size": 8,
+        "num_kv_blocks": 64,
+        "max_model_len": 256,
+        "compilation_cache_dir": str(compilation_cache),
+        "show_progress": False,
+    }
+
+
 @pytest.fixture(scope="module")
-def tiny_llm(compilation_cache: Path) -> Iterator[LLM]:
+def tiny_llm(tiny_settings: dict[str, object]) -> Iterator[LLM]:
     """An LLM over the tiny checkpoint, which has no tokenizer."""
-    with LLM(REFERENCES / "tiny_llama", **TINY_SETTINGS) as llm:
+    with LLM(TINY_MODEL, **tiny_settings) as llm:
         yield llm

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from fastgen_jax import LLM, FinishReason, SamplingParams
-from tests.e2e.conftest import REFERENCES, TINY_SETTINGS, ReferencePrompt
+from tests.e2e.conftest import TINY_MODEL, ReferencePrompt
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 # transformers sums the same float32 products in another order.
@@ -83,7 +81,7 @@ def test_seeded_tokens_do_not_depend_on_company(
 
 
 def test_every_engine_size_gives_the_same_tokens(
-    tiny_prompts: list[ReferencePrompt], compilation_cache: Path
+    tiny_prompts: list[ReferencePrompt], tiny_settings: dict[str, object]
 ) -> None:
     """Chunked at every size, page sizes that divide nothing, prefix cache off, tiny pool."""
     ids = [prompt.prompt_token_ids for prompt in tiny_prompts]
@@ -91,18 +89,42 @@ def test_every_engine_size_gives_the_same_tokens(
     variants: list[dict[str, object]] = [
         {"step_shapes": ((1, 1), (3, 2)), "block_size": 5, "num_kv_blocks": 100},
         {"step_shapes": ((64, 4),), "block_size": 16, "enable_prefix_caching": False},
-        {"step_shapes": ((2, 2), (7, 4)), "block_size": 8, "num_kv_blocks": 18},
     ]
-    preemptions = 0
     for variant in variants:
-        with LLM(REFERENCES / "tiny_llama", **{**TINY_SETTINGS, **variant}) as llm:
+        with LLM(TINY_MODEL, **{**tiny_settings, **variant}) as llm:
             assert tokens_of(llm, ids, GREEDY) == expected, variant
-            preemptions += llm.metrics.scheduler.num_preemptions
-    assert preemptions > 0, "the tiny pool was meant to preempt"
+
+
+def test_preemption_loses_nothing(tiny_llm: LLM, tiny_settings: dict[str, object]) -> None:
+    """A pool that three requests outgrow together: tokens and log-probabilities stay the same."""
+    prompts = [[7] * 9, [8] * 9, [9] * 9]
+    params = [
+        SamplingParams(temperature=0, max_tokens=100, ignore_eos=True, logprobs=2),
+        SamplingParams(temperature=1.0, seed=1, max_tokens=100, ignore_eos=True, logprobs=0),
+        SamplingParams(
+            temperature=0.8, seed=2, frequency_penalty=0.5, max_tokens=100, ignore_eos=True
+        ),
+    ]
+    expected = [output.outputs[0] for output in tiny_llm.generate(prompts, params)]
+    settings = {**tiny_settings, "step_shapes": ((4, 4), (7, 4)), "num_kv_blocks": 18}
+    settings["max_model_len"] = 128
+    with LLM(TINY_MODEL, **settings) as llm:
+        found = [output.outputs[0] for output in llm.generate(prompts, params)]
+        assert llm.metrics.scheduler.num_preemptions > 0
+    for before, after in zip(expected, found, strict=True):
+        assert after.token_ids == before.token_ids
+        assert after.text == before.text
+        assert (after.logprobs is None) == (before.logprobs is None)
+        pairs = zip(after.logprobs or (), before.logprobs or (), strict=True)
+        for token_id, (mine, other) in zip(after.token_ids, pairs, strict=False):
+            assert mine[token_id].logprob == pytest.approx(
+                other[token_id].logprob, abs=LOGPROB_TOLERANCE
+            )
+    assert sum(output.metrics.num_preemptions for output in found) > 0
 
 
 def test_shared_prefixes_give_the_same_tokens_and_are_computed_once(
-    tiny_llm: LLM, tiny_prompts: list[ReferencePrompt]
+    tiny_llm: LLM, tiny_prompts: list[ReferencePrompt], tiny_settings: dict[str, object]
 ) -> None:
     base = tiny_prompts[3].prompt_token_ids
     prompts = [[*base, 1], [*base, 2], [*base, 1]]
@@ -112,22 +134,20 @@ def test_shared_prefixes_give_the_same_tokens_and_are_computed_once(
     assert together[0] == together[2]
     hits = after.scheduler.num_hit_tokens - before.scheduler.num_hit_tokens
     assert hits >= 2 * 96, "the second and third prompt share the first one's blocks"
-    with LLM(
-        REFERENCES / "tiny_llama", **{**TINY_SETTINGS, "enable_prefix_caching": False}
-    ) as plain:
+    with LLM(TINY_MODEL, **{**tiny_settings, "enable_prefix_caching": False}) as plain:
         assert tokens_of(plain, prompts, GREEDY) == together
         assert plain.metrics.scheduler.num_hit_tokens == 0
 
 
-def test_unrolled_layers_give_the_same_tokens(tiny_prompts: list[ReferencePrompt]) -> None:
-    """The GPU's way of repeating layers, run here on the CPU, equals the loop."""
+def test_dense_forward_equals_transformers(tiny_prompts: list[ReferencePrompt]) -> None:
+    """The plain forward without cache or chunks, which also unrolls the layers."""
     import jax
     import jax.numpy as jnp
 
     from fastgen_jax.models.decoder import Decoder, dense_logits
     from fastgen_jax.models.weights.checkpoint import open_checkpoint
 
-    with open_checkpoint(REFERENCES / "tiny_llama") as checkpoint:
+    with open_checkpoint(TINY_MODEL) as checkpoint:
         weights = {
             name: jnp.asarray(values) for name, values in checkpoint.tensors(np.dtype("float32"))
         }

@@ -26,7 +26,7 @@ FLOAT32_TOLERANCE = 2e-5
 # bfloat16 has 8 bits: keys, values and weights are each rounded by up to 2^-9.
 BFLOAT16_TOLERANCE = 3e-2
 
-SMALL_TILES = ReferenceConfig(decode_keys=16, decode_lanes=2, chunk_queries=4, chunk_keys=16)
+SMALL_TILES = ReferenceConfig(decode_keys=16, decode_lanes=1, chunk_queries=4, chunk_keys=16)
 
 CASES = {
     "one decode": AttentionCase(rows=((1, 9),), num_tokens=1, max_rows=1),
@@ -90,6 +90,20 @@ class AttentionContract:
         )
         lone = self.attend(AttentionInputs(inputs.q, inputs.k_pages, inputs.v_pages, alone), 0.25)
         np.testing.assert_array_equal(together[2:11], np.asarray(lone)[2:11])
+
+    def test_nan_stays_in_its_row(self) -> None:
+        """A lane or tile that held NaN gives its next row clean results."""
+        case = AttentionCase(rows=((1, 20), (1, 30), (5, 9), (6, 40)), num_tokens=16, max_rows=4)
+        inputs = make_inputs(case)
+        poisoned = inputs.q.at[0].set(jnp.nan).at[2:7].set(jnp.nan)
+        seen = np.asarray(
+            self.attend(
+                AttentionInputs(poisoned, inputs.k_pages, inputs.v_pages, inputs.batch), 0.25
+            )
+        )
+        expected = dense_attention(case, inputs, 0.25)
+        assert np.isnan(seen[[0, 2, 6]]).all()
+        np.testing.assert_allclose(seen[[1, *range(7, 13)]], expected[[1, *range(7, 13)]], atol=FLOAT32_TOLERANCE)
 
     def test_a_wrong_mask_is_noticed(self) -> None:
         """The dense check can fail: one key more or less at a page's edge is far off."""

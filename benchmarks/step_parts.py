@@ -1,0 +1,219 @@
+"""The parts of a compiled step as programs of their own, to be timed one by one.
+
+Each part does for all layers what the step does, in a loop like the step's, on the step's own
+inputs. Parts are built from the functions that the step is built from; only the elementwise part
+repeats a layer's outline, since the layer never runs without its products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from benchmarks.matmul_limit import random_array
+from benchmarks.recorded_step import RecordedStep, token_places, unpack
+from fastgen_jax.batching.inputs import ROW_FLAG_SAMPLES
+from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.decoder import Decoder, LayerIndex, rms_norm
+from fastgen_jax.models.rope import apply_rope, rope_tables
+from fastgen_jax.runtime.cache import Pages
+from fastgen_jax.runtime.step import SplitModel, StepSpec, build_step
+from fastgen_jax.sampling import (
+    RowLimits,
+    RowState,
+    append_tokens,
+    init_row_state,
+    sample,
+    write_row,
+)
+from pallas_kernels import (
+    RaggedBatch,
+    ReferenceConfig,
+    plan_work,
+    ragged_paged_attention,
+    write_kv,
+)
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepParts:
+    """One recorded step on this device; each method compiles a part and gives a call to time.
+
+    A call returns when the device is done. ``weights`` are by the decoder's names.
+    """
+
+    model: ModelConfig
+    weights: Mapping[str, Array]
+    spec: StepSpec
+    limits: RowLimits
+    step: RecordedStep
+
+    def whole(self) -> Call:
+        """The step as the engine runs it."""
+        split = SplitModel.of(Decoder(self.model, self.weights))
+        state = (self.spec.cache.zeros(), self._row_state())
+        packed = jnp.asarray(self.step.packed)
+        run = jax.jit(build_step(split, self.spec), donate_argnums=(1, 2))
+        return _Passing(lambda pages, rows: run(split.leaves, pages, rows, packed)[:2], state)
+
+    def attention(self) -> Call:
+        """Planning the work, and attention over the pages in every layer."""
+        fields = self._fields()
+        batch = RaggedBatch(**{name: fields[name] for name in RaggedBatch.__dataclass_fields__})
+        config = ReferenceConfig()
+        cache = self.spec.cache
+
+        def run(q: Array, pages: Pages, batch: RaggedBatch) -> Array:
+            work = plan_work(batch, num_tokens=q.shape[0], config=config)
+
+            def layer(index: LayerIndex, q: Array) -> Array:
+                pool, first_page = self._place(index)
+                return ragged_paged_attention(
+                    q,
+                    pages[2 * pool],
+                    pages[2 * pool + 1],
+                    work,
+                    first_page=first_page,
+                    scale=cache.head_dim**-0.5,
+                    config=config,
+                )
+
+            return self._for_layers(layer, q)
+
+        return _call(run, self._heads(self.model.num_heads), cache.zeros(), batch)
+
+    def kv_write(self) -> Call:
+        """The step's keys and values into their pages, in every layer."""
+        _, page_ids, slots = self._places()
+        k, v = self._heads(self.model.num_kv_heads), self._heads(self.model.num_kv_heads)
+
+        def run(pages: Pages) -> Pages:
+            def layer(index: LayerIndex, pages: Pages) -> Pages:
+                pool, first = self._place(index)
+                new_k = write_kv(pages[2 * pool], k, page_ids + first, slots)
+                new_v = write_kv(pages[2 * pool + 1], v, page_ids + first, slots)
+                return (*pages[: 2 * pool], new_k, new_v, *pages[2 * pool + 2 :])
+
+            return self._for_layers(layer, pages)
+
+        compiled = jax.jit(run, donate_argnums=0)
+        return _Passing(lambda pages: (compiled(pages),), (self.spec.cache.zeros(),))
+
+    def elementwise(self) -> Call:
+        """Norms, rotations, activation and residuals of every layer, without any product."""
+        model, epsilon = self.model, self.model.rms_norm_eps
+        positions, _, _ = self._places()
+        norm = self.weights["final_norm"]
+        wide = (self.spec.shape.num_tokens, model.intermediate_size)
+        narrow = (self.spec.shape.num_tokens, model.hidden_size)
+        x, out = self._random(narrow), self._random(narrow)
+        gate, up = self._random(wide), self._random(wide)
+        q, k = self._heads(model.num_heads), self._heads(model.num_kv_heads)
+
+        def run(out: Array, up: Array, positions: Array, *carry: Array) -> tuple[Array, ...]:
+            tables = rope_tables(positions, head_dim=model.head_dim, theta=model.rope_theta)
+
+            def layer(index: LayerIndex, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+                x, _, _, q, k, gate = carry
+                before_attention = rms_norm(x, norm, epsilon)
+                x = x + out
+                before_mlp = rms_norm(x, norm, epsilon)
+                rotated = apply_rope(q, tables), apply_rope(k, tables)
+                return x + out, before_attention, before_mlp, *rotated, jax.nn.silu(gate) * up
+
+            return self._for_layers(layer, carry)
+
+        return _call(run, out, up, positions, x, x, x, q, k, gate)
+
+    def backbone(self) -> Call:
+        """The decoder with an attention that only adds up what it is given."""
+        split = SplitModel.of(Decoder(self.model, self.weights))
+        positions, _, _ = self._places()
+
+        def attend(
+            layer: LayerIndex, q: Array, k: Array, v: Array, cache: None
+        ) -> tuple[Array, None]:
+            return q + (k + v).sum(axis=1, keepdims=True), cache
+
+        def run(leaves: tuple[Array, ...], token_ids: Array, positions: Array) -> Array:
+            unroll = self.spec.cache.unroll_layers
+            model = split.merge(leaves)
+            return model(token_ids, positions, attend, None, unroll_layers=unroll)[0]
+
+        return _call(run, split.leaves, jnp.ones_like(positions), positions)
+
+    def sampler(self) -> Call:
+        """Tokens out of the rows' logits, and into the rows' histories."""
+        fields = self._fields()
+        rows, positions = fields["device_row"], fields["kv_len"]
+        is_sampled = (fields["flags"] & ROW_FLAG_SAMPLES) != 0
+        shape = (self.spec.shape.num_rows, self.model.vocab_size)
+        logits = random_array(shape, jnp.dtype("float32"), seed=2)
+
+        def run(state: RowState) -> tuple[RowState, Array]:
+            token_ids = sample(logits, state, rows, positions, is_sampled)
+            return append_tokens(state, rows, positions, token_ids, is_sampled), token_ids
+
+        compiled = jax.jit(run, donate_argnums=0)
+        return _Passing(lambda state: compiled(state)[:1], (self._row_state(),))
+
+    def _fields(self) -> dict[str, Array]:
+        fields = unpack(self.step, self.spec.max_blocks_per_seq)
+        return {name: jnp.asarray(values) for name, values in fields.items()}
+
+    def _places(self) -> tuple[Array, Array, Array]:
+        fields = unpack(self.step, self.spec.max_blocks_per_seq)
+        places = token_places(fields, self.spec.shape.num_tokens, self.spec.cache.block_size)
+        positions, page_ids, slots = map(jnp.asarray, places)
+        return positions, page_ids, slots
+
+    def _row_state(self) -> RowState:
+        write = jax.jit(write_row, donate_argnums=0)
+        state = init_row_state(self.limits)
+        for row, packed in self.step.rows.items():
+            state = write(state, jnp.int32(row), packed)
+        return state
+
+    def _random(self, shape: tuple[int, ...]) -> Float[Array, "..."]:
+        return random_array(shape, self.weights["embed"].dtype, seed=len(shape))
+
+    def _heads(self, count: int) -> Float[Array, "T H D"]:
+        return self._random((self.spec.shape.num_tokens, count, self.model.head_dim))
+
+    def _place(self, layer: LayerIndex) -> tuple[int, Array]:
+        """The layer's pool and its first page in it, as runtime.cache lays them out."""
+        if isinstance(layer, int):
+            return layer, jnp.int32(0)
+        return 0, layer * jnp.int32(self.spec.cache.num_blocks)
+
+    def _for_layers(self, layer: Callable[[LayerIndex, Any], Any], carry: Any) -> Any:
+        if not self.spec.cache.unroll_layers:
+            return lax.fori_loop(0, self.model.num_layers, layer, carry)
+        for index in range(self.model.num_layers):
+            carry = layer(index, carry)
+        return carry
+
+
+class _Passing:
+    """A call that gives each time what it got back the time before: its arguments are donated."""
+
+    def __init__(self, run: Callable[..., tuple[Any, ...]], state: tuple[Any, ...]) -> None:
+        self._run = run
+        self._state = state
+
+    def __call__(self) -> object:
+        self._state = jax.block_until_ready(self._run(*self._state))
+        return self._state
+
+
+def _call(run: Callable[..., object], *arguments: object) -> Call:
+    compiled = jax.jit(run)
+    return lambda: jax.block_until_ready(compiled(*arguments))

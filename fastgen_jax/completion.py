@@ -33,6 +33,15 @@ class Completion:
     """Everything the host keeps of a request besides its scheduling.
 
     Text is made when somebody looks at it: on every token only where stop strings must be found.
+
+    Attributes:
+        request: the tokens and counters.
+        index: 0 to n - 1 among the completions of its prompt.
+        stop_token_ids: every token that ends it, EOS included.
+        looks_for_stop: True where every token may complete a stop string.
+        max_length: prompt and output tokens at which it ends.
+        first_scheduled_time, first_token_time, finished_time: on the engine's clock.
+        wants_logprobs, wants_prompt_logprobs: what was asked for.
     """
 
     def __init__(
@@ -55,8 +64,8 @@ class Completion:
         self._prompt_logprobs: dict[int, _DrawnLogprobs] = {}  # by position
         self._tokenizer = tokenizer
         self._eos_token_ids = frozenset() if params.ignore_eos else eos_token_ids
-        self._stop_token_ids = frozenset(params.stop_token_ids or ()) | self._eos_token_ids
-        self._length = request.num_prompt_tokens + request.max_output_tokens
+        self.stop_token_ids = frozenset(params.stop_token_ids or ()) | self._eos_token_ids
+        self.max_length = request.num_prompt_tokens + request.max_output_tokens
         self._first_stop_length = request.num_prompt_tokens + params.min_tokens
         self._text = ""
         self._num_read = request.num_prompt_tokens  # tokens already turned into text
@@ -65,19 +74,20 @@ class Completion:
         self._is_text_final = False
         self._detokenizer: IncrementalDetokenizer | None = None
         self._stop = None if tokenizer is None else self._new_stop()
+        self.looks_for_stop = self._stop is not None
 
     def end_after(self, token_id: int) -> End | None:
         """Why the request ends with this token, just appended to it; None to go on.
 
         Stop tokens count before stop strings, and these before length.
         """
-        if token_id in self._stop_token_ids:
+        if token_id in self.stop_token_ids:
             return End(FinishReason.STOP, None if token_id in self._eos_token_ids else token_id)
         if self._stop is not None:
             matched = self._match_stop()
             if matched is not None:
                 return End(FinishReason.STOP, matched)
-        if len(self.request.token_ids) >= self._length:
+        if len(self.request.token_ids) >= self.max_length:
             return End(FinishReason.LENGTH)
         return None
 

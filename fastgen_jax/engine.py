@@ -227,6 +227,13 @@ class Engine:
                 completion.first_token_time = now
             if completion.wants_logprobs:
                 completion.add_logprobs(results, index, token_id)
+            # Most rows of most steps end here, before any further call.
+            if (
+                token_id not in completion.stop_token_ids
+                and not completion.looks_for_stop
+                and len(request.token_ids) < completion.max_length
+            ):
+                continue
             end = completion.end_after(token_id)
             if end is not None:
                 self.scheduler.finish(request, end.reason, end.stop_reason)

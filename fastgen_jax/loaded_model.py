@@ -122,6 +122,8 @@ def scheduler_config(
         max_model_len=resolved.max_model_len,
         block_size=resolved.block_size,
         num_blocks=num_blocks,
+        step_sizes=tuple(tokens for tokens, _ in resolved.step_shapes),
+        step_overhead=resolved.step_overhead,
         chunk_multiple=config.chunk_multiple,
         enable_prefix_caching=config.enable_prefix_caching,
     )

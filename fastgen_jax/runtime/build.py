@@ -19,12 +19,7 @@ from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder
 from fastgen_jax.models.registry import expected_shapes
 from fastgen_jax.runtime.cache import CacheSpec, cache_spec
-from fastgen_jax.runtime.compile import (
-    CompiledProgram,
-    CompileReport,
-    Program,
-    compile_programs,
-)
+from fastgen_jax.runtime.compile import CompileReport, Program, compile_programs
 from fastgen_jax.runtime.executor import WRITE_ROW, Executor
 from fastgen_jax.runtime.program_cache import ProgramCache
 from fastgen_jax.runtime.memory import MemoryPlan, available_bytes, plan_blocks, step_bytes
@@ -77,11 +72,11 @@ def build_runtime(
     unroll_layers = device.platform != "cpu"
     dtype = jnp.dtype(config.dtype)
     split = SplitModel.of(abstract_decoder(model, dtype))
-    rows = jax.eval_shape(lambda: init_row_state(limits))
+    row_shapes = jax.eval_shape(lambda: init_row_state(limits))
     sizes = _Sizes(
         available=available_bytes(device),
         weights=_tree_bytes(split.leaves),
-        row_state=_tree_bytes(rows),
+        row_state=_tree_bytes(row_shapes),
         step=_estimate_step_bytes(model, config),
     )
     programs_on_disk = ProgramCache(cache_dir)
@@ -106,7 +101,7 @@ def build_runtime(
                 for shape in config.step_shapes
             ]
             programs, report = compile_programs(
-                _programs(split, specs, rows, limits), programs_on_disk, progress.on_program
+                _programs(split, specs, row_shapes, limits), programs_on_disk, progress.on_program
             )
             running = (program for name, program in programs.items() if name != ALLOCATE)
             sizes = replace(sizes, step=step_bytes(running))
@@ -114,8 +109,17 @@ def build_runtime(
             if num_kv_blocks is not None or plan.fits:
                 break
             num_blocks = _plan(model, config, sizes)
+        # Zeroing the pool takes seconds on a CPU; started here, it runs beside the loading.
+        pages, rows = programs[ALLOCATE]()
         leaves, load_seconds = loading.result()
-    executor = _executor(leaves, specs, programs)
+    executor = Executor(
+        leaves=leaves,
+        pages=pages,
+        rows=rows,
+        steps={spec.shape: programs[_step_name(spec)] for spec in specs},
+        results={spec.shape: spec.results for spec in specs},
+        write_row=programs[WRITE_ROW],
+    )
     return Runtime(
         executor=executor, memory_plan=plan, compile_report=report, load_seconds=load_seconds
     )
@@ -196,22 +200,6 @@ def _programs(
 
 def _step_name(spec: StepSpec) -> str:
     return f"step {spec.shape.num_tokens} x {spec.shape.num_rows}"
-
-
-def _executor(
-    leaves: tuple[jax.Array, ...],
-    specs: list[StepSpec],
-    programs: dict[str, CompiledProgram],
-) -> Executor:
-    pages, rows = programs[ALLOCATE]()
-    return Executor(
-        leaves=leaves,
-        pages=pages,
-        rows=rows,
-        steps={spec.shape: programs[_step_name(spec)] for spec in specs},
-        results={spec.shape: spec.results for spec in specs},
-        write_row=programs[WRITE_ROW],
-    )
 
 
 def _load(

@@ -19,6 +19,9 @@ class SchedulerConfig:
         max_model_len: most tokens of a request, prompt and output together.
         block_size: tokens in a block.
         num_blocks: blocks in the pool, the null block included.
+        step_sizes: token counts of the compiled steps, ascending to the budget; each plan fills
+            the one that suits the demand. Empty: every plan fills the budget.
+        step_overhead: what a step costs before its first token, in tokens.
         chunk_multiple: chunks that end inside a prompt are cut to a multiple of this many tokens
             where the budget this frees is used.
         enable_prefix_caching: share blocks of equal content between requests.
@@ -33,6 +36,8 @@ class SchedulerConfig:
     max_model_len: int
     block_size: int
     num_blocks: int
+    step_sizes: tuple[int, ...] = ()
+    step_overhead: int = 0
     chunk_multiple: int = 1
     enable_prefix_caching: bool = True
     max_admission_skips: int = 64
@@ -54,6 +59,12 @@ class SchedulerConfig:
             value = getattr(self, name)
             if value < low:
                 raise ConfigError(f"must be at least {low}", field=name, value=value)
+        if self.step_sizes and self.step_sizes[-1] != self.token_budget:
+            raise ConfigError(
+                f"must end with token_budget={self.token_budget}",
+                field="step_sizes",
+                value=self.step_sizes,
+            )
 
     @property
     def usable_tokens(self) -> int:

@@ -17,6 +17,7 @@ from fastgen_jax.scheduling.policy import Policy, get_policy
 from fastgen_jax.scheduling.policy_guard import PolicyGuard
 from fastgen_jax.scheduling.prefill_pass import PrefillPass
 from fastgen_jax.scheduling.running import RunningSet
+from fastgen_jax.scheduling.splitfuse import choose_budget
 from fastgen_jax.scheduling.waiting import WaitingQueue
 
 __all__ = ["Scheduler", "SchedulerConfig"]
@@ -94,7 +95,7 @@ class Scheduler:
         Empty when nothing can run before results are read, or nothing is left.
         """
         config = self.config
-        draft = PlanDraft(config.token_budget, config.max_step_rows, config.chunk_multiple)
+        draft = PlanDraft(self._budget(), config.max_step_rows, config.chunk_multiple)
         running = self._running
         for request in running.draining:
             draft.wait(request, Reason.IN_FLIGHT)
@@ -188,6 +189,23 @@ class Scheduler:
             assert is_running != (request in waiting), f"{request.request_id} is misplaced"
             assert is_running or (not request.block_ids and request.row == -1)
         self.pool.check([request.block_ids for request in self._live.values()])
+
+    def _budget(self) -> int:
+        config, running = self.config, self._running
+        if not config.step_sizes:
+            return config.token_budget
+        num_decodes = len(running.decoding)
+        demand = num_decodes + sum(
+            request.num_tokens - request.num_computed_tokens for request in running.prefilling
+        )
+        if running.has_free_row:
+            demand += self._waiting.demand(config.token_budget - demand)
+        return choose_budget(
+            config.step_sizes,
+            demand=demand,
+            num_decodes=num_decodes,
+            overhead=config.step_overhead,
+        )
 
     def check_fits(self, num_prompt: int) -> None:
         """Nothing, when a prompt of this length can ever run; else InvalidRequestError."""

@@ -53,3 +53,29 @@ def split_budget(
     if cut is not None:
         chunks[cut] += left
     return decodes, tuple(chunks)
+
+
+def choose_budget(
+    sizes: Sequence[int], *, demand: int, num_decodes: int, overhead: int
+) -> int:
+    """The compiled step size that serves the demand at the least cost per token.
+
+    A step of a fixed size costs the same however full it is: ``overhead + size``, in tokens. So
+    37 waiting tokens are better served by two steps of 32 than by one of 256. A size that leaves
+    a part of the demand waiting must have as much room beside the decodes as they take, or
+    prompts would trickle in.
+
+    Args:
+        sizes: ascending; the last one is the token budget.
+        demand: tokens that could run now, decodes included; counted no further than needed.
+        num_decodes: of these, decodes.
+        overhead: what a step costs before its first token, in tokens.
+    """
+    best, best_rate = sizes[-1], 0.0
+    for size in sizes:
+        if size < demand and size < 2 * num_decodes and size != sizes[-1]:
+            continue
+        rate = min(size, demand) / (overhead + size)
+        if rate > best_rate:
+            best, best_rate = size, rate
+    return best

@@ -42,6 +42,15 @@ class WaitingQueue:
         """The front of a queue that isn't empty, by rank and arrival."""
         return self._entries[0][2]
 
+    def demand(self, limit: int) -> int:
+        """Tokens that the queue's front would compute, counted until they reach the limit."""
+        total = 0
+        for _, _, request in self._entries:
+            if total >= limit:
+                break
+            total += request.num_tokens
+        return total
+
     def in_order(self) -> Iterator[Request]:
         """Every request, most urgent first; don't add or remove while iterating."""
         if self._guard.is_ranked:

@@ -125,14 +125,6 @@ class TestReference(AttentionContract):
         return attend_reference(inputs, scale, SMALL_TILES)
 
 
-class TestReferenceWithDefaultTiles(AttentionContract):
-    """The XLA reference as the engine runs it."""
-
-    def attend(self, inputs: AttentionInputs, scale: float) -> jax.Array:
-        """The reference's result."""
-        return attend_reference(inputs, scale, ReferenceConfig())
-
-
 def attend_reference(
     inputs: AttentionInputs, scale: float, config: ReferenceConfig, first_page: int = 0
 ) -> jax.Array:
@@ -161,6 +153,17 @@ def test_random_mixes_equal_dense_attention(data: st.DataObject) -> None:
     )
     inputs = make_inputs(case, seed=data.draw(st.integers(0, 99)))
     seen = np.asarray(attend_reference(inputs, 0.25, SMALL_TILES))
+    expected = dense_attention(case, inputs, 0.25)
+    np.testing.assert_allclose(seen, expected, atol=FLOAT32_TOLERANCE)
+
+
+def test_the_default_tiles_equal_dense_attention() -> None:
+    """The sizes that the engine runs with; CASES are checked with sizes that loop more."""
+    case = AttentionCase(
+        rows=((1, 200), (1, 7), (70, 150)), num_tokens=96, max_rows=8, pages_per_row=32
+    )
+    inputs = make_inputs(case)
+    seen = np.asarray(attend_reference(inputs, 0.25, ReferenceConfig()))
     expected = dense_attention(case, inputs, 0.25)
     np.testing.assert_allclose(seen, expected, atol=FLOAT32_TOLERANCE)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgen_jax.scheduling.scheduler import SchedulerConfig
-from fastgen_jax.scheduling.splitfuse import next_chunk, split_budget
+from fastgen_jax.scheduling.splitfuse import choose_budget, next_chunk, split_budget
 from tests.scheduling.device import FakeDevice
 from tests.strategies import make_request
 
@@ -89,3 +89,39 @@ def test_the_scheduler_splits_like_the_plain_function(
         assert [ran.get(request_id, 0) for request_id in waiting] == list(chunks)
         while len(device.in_flight) > 1 or (device.in_flight and not plan.rows):
             device.read()
+
+
+@pytest.mark.parametrize(
+    ("demand", "num_decodes", "expected"),
+    [
+        (1, 1, 1),
+        (5, 0, 32),  # five steps of 1 would read the weights five times
+        (37, 0, 32),  # and then the rest
+        (300, 0, 256),
+        (7000, 10, 256),
+        (32, 32, 32),
+        (33, 32, 256),  # 32 would leave no room beside the decodes
+        (47, 10, 32),
+        (100, 16, 32),
+        (100, 17, 256),
+    ],
+)
+def test_the_step_size_follows_the_demand(demand: int, num_decodes: int, expected: int) -> None:
+    chosen = choose_budget((1, 32, 256), demand=demand, num_decodes=num_decodes, overhead=8)
+    assert chosen == expected
+
+
+@given(
+    sizes=st.lists(st.integers(1, 600), min_size=1, max_size=5, unique=True).map(sorted),
+    demand=st.integers(0, 1000),
+    share=st.floats(0, 1),
+    overhead=st.integers(0, 300),
+)
+def test_a_chosen_step_size_leaves_room_for_prompts(
+    sizes: list[int], demand: int, share: float, overhead: int
+) -> None:
+    num_decodes = int(demand * share)
+    chosen = choose_budget(sizes, demand=demand, num_decodes=num_decodes, overhead=overhead)
+    assert chosen in sizes
+    if chosen < demand and chosen != sizes[-1]:
+        assert chosen >= 2 * num_decodes

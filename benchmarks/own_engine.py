@@ -74,8 +74,8 @@ class OwnEngine:
                 "engine": "fastgen_jax",
                 "version": fastgen_jax.__version__,
                 "load_seconds": llm.startup.load_seconds,
-                "compile_seconds": llm.startup.compile_report.wall_seconds,
-                "num_cached_programs": llm.startup.compile_report.num_cached,
+                "compile_seconds": llm.compile_report.wall_seconds,
+                "num_cached_programs": llm.compile_report.num_cached,
             }
             serve(messages, {**ready, "engine_seconds": time.perf_counter() - start}, run)
 

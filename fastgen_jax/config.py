@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ class EngineConfig:
         num_kv_blocks: blocks of the cache, the null block included. None: what the memory plan
             allows, and no more than max_num_seqs requests of max_model_len can use.
         kv_cache_memory_fraction: share of the memory left beside weights and step that the cache
-            may take. None: 0.05 on a CPU, 0.9 elsewhere.
+            may take. None: 0.03 on a CPU, 0.9 elsewhere.
         max_model_len: most tokens of a request, prompt and output. None: the model's own limit.
         tensor_parallel_size: devices that one model is spread over; only 1 for now.
         step_shapes: (tokens, rows) of the compiled steps, ascending; the last must hold the
@@ -51,6 +52,8 @@ class EngineConfig:
         load_format: "auto" | "gguf" | "safetensors", or "dummy" for random weights.
         compilation_cache_dir: where compiled steps are kept between processes. None: in the
             user's cache directory; "off": nowhere.
+        compile_in_background: start serving when one step shape is compiled, and compile the
+            others meanwhile. Only the first start on a machine differs: the rest come from disk.
         show_progress: progress bars and one-line notes on standard error.
     """
 
@@ -72,6 +75,7 @@ class EngineConfig:
     seed: int = 0
     load_format: str = "auto"
     compilation_cache_dir: str | None = None
+    compile_in_background: bool = False
     show_progress: bool = True
 
     def __post_init__(self) -> None:
@@ -85,14 +89,20 @@ class EngineConfig:
                 self._check_count(name, 1)
         if self.num_kv_blocks is not None:
             self._check_count("num_kv_blocks", 2)
-        for name in ("enable_prefix_caching", "show_progress"):
+        for name in ("enable_prefix_caching", "compile_in_background", "show_progress"):
             if not isinstance(getattr(self, name), bool):
                 raise self._invalid(name, "must be True or False")
         self._check_choice("dtype", DTYPES)
         self._check_choice("load_format", LOAD_FORMATS)
         fraction = self.kv_cache_memory_fraction
-        if fraction is not None and not 0.0 < fraction <= 1.0:
+        is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+        if fraction is not None and not (is_number and 0.0 < fraction <= 1.0):
             raise self._invalid("kv_cache_memory_fraction", "must lie in (0, 1]")
+        if self.compilation_cache_dir is not None and not isinstance(
+            self.compilation_cache_dir, str
+        ):
+            raise self._invalid("compilation_cache_dir", 'must be a path, "off" or None')
+        self._check_count("tensor_parallel_size", 1)
         if self.tensor_parallel_size != 1:
             raise self._invalid(
                 "tensor_parallel_size", "more than one device isn't supported yet", "use 1"
@@ -118,12 +128,13 @@ class EngineConfig:
         """EngineConfig from a TOML file such as those in ``configs/``."""
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(
                 str(error), field="config", value=str(path), remedy="give a readable TOML file"
             ) from error
-        if isinstance(values.get("step_shapes"), list):
-            values["step_shapes"] = tuple(tuple(shape) for shape in values["step_shapes"])
+        shapes = values.get("step_shapes")
+        if isinstance(shapes, list):
+            values["step_shapes"] = tuple(tuple(s) if isinstance(s, list) else s for s in shapes)
         return cls.from_dict(values)
 
     def to_toml(self) -> str:
@@ -146,15 +157,14 @@ class EngineConfig:
     def _check_shapes(self) -> None:
         if self.step_shapes is None:
             return
-        shapes = [tuple(shape) for shape in self.step_shapes]
-        if not shapes or any(
-            len(shape) != 2 or not all(isinstance(size, int) and size > 0 for size in shape)
-            for shape in shapes
-        ):
+        given = self.step_shapes
+        is_list = isinstance(given, Sequence) and not isinstance(given, str)
+        if not is_list or not given or not all(_is_shape(shape) for shape in given):
             raise self._invalid("step_shapes", "must hold (tokens, rows) pairs of positive sizes")
+        shapes = [tuple(shape) for shape in given]
         if any(tokens < rows for tokens, rows in shapes):
             raise self._invalid("step_shapes", "a step can't have more rows than tokens")
-        if any(a[0] >= b[0] or a[1] > b[1] for a, b in zip(shapes, shapes[1:], strict=False)):
+        if any(a[0] >= b[0] or a[1] > b[1] for a, b in pairwise(shapes)):
             raise self._invalid("step_shapes", "must ascend in tokens, and not descend in rows")
         if self.token_budget is not None and shapes[-1][0] != self.token_budget:
             raise self._invalid(
@@ -197,9 +207,7 @@ class ResolvedConfig:
     step_overhead: int
 
 
-def resolve_config(
-    config: EngineConfig, *, platform: str, model_max_len: int
-) -> ResolvedConfig:
+def resolve_config(config: EngineConfig, *, platform: str, model_max_len: int) -> ResolvedConfig:
     """The settings in force on a platform ("cpu", "gpu", …) for a model of the given length.
 
     Raises:
@@ -235,7 +243,7 @@ def resolve_config(
         token_budget=token_budget,
         max_num_seqs=max_num_seqs,
         block_size=config.block_size,
-        kv_cache_memory_fraction=config.kv_cache_memory_fraction or (0.05 if is_cpu else 0.9),
+        kv_cache_memory_fraction=config.kv_cache_memory_fraction or (0.03 if is_cpu else 0.9),
         max_model_len=max_model_len,
         step_shapes=shapes,
         max_blocks_per_seq=-(-max_model_len // config.block_size),
@@ -265,6 +273,12 @@ def _default_shapes(
         sizes = [min(first, token_budget), max_rows, token_budget]
     tokens = sorted(set(sizes))
     return tuple((size, min(size, max_rows)) for size in tokens)
+
+
+def _is_shape(shape: object) -> bool:
+    if not isinstance(shape, Sequence) or len(shape) != 2:
+        return False
+    return all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape)
 
 
 def _toml_value(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastgen_jax.batching import StepPacker, StepResults
+from fastgen_jax.batching import StepPacker, StepResults, StepShape
 from fastgen_jax.completion import Completion
 from fastgen_jax.errors import EngineClosedError, InvalidRequestError
 from fastgen_jax.metrics import EngineMetrics, StepCounters
@@ -55,6 +56,7 @@ class Engine:
     ) -> None:
         self.scheduler = scheduler
         self.counters = StepCounters()
+        self._shapes_lock = threading.Lock()
         self._executor = executor
         self._packer = packer
         self._limits = limits
@@ -74,6 +76,16 @@ class Engine:
     def has_work(self) -> bool:
         """True while a request is unfinished or a step is in flight."""
         return self.scheduler.has_unfinished or bool(self._in_flight)
+
+    def use_shapes(self, shapes: Sequence[StepShape]) -> None:
+        """Run steps of these shapes only, from now on; not while another thread steps."""
+        self._packer.use_shapes(shapes)
+        self.scheduler.use_step_sizes(tuple(shape.num_tokens for shape in self._packer.shapes))
+
+    def add_shape(self, shape: StepShape) -> None:
+        """Run steps of this shape too; from any thread, since a plan made before still fits."""
+        with self._shapes_lock:
+            self.use_shapes((*self._packer.shapes, shape))
 
     def check(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """Nothing, when ``submit`` would take the request.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from tqdm import tqdm
 
 from fastgen_jax.completion import Completion
@@ -17,6 +19,7 @@ from fastgen_jax.metrics import EngineMetrics
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from fastgen_jax.request import FinishReason
+from fastgen_jax.runtime.compile import CompileReport
 from fastgen_jax.sampling_params import SamplingParams
 from fastgen_jax.text import ChatTemplate, Tokenizer
 
@@ -61,8 +64,13 @@ class LLM:
 
     @property
     def startup(self) -> StartupReport:
-        """What starting took, with the memory plan and the compile report."""
+        """What starting took, and the memory plan."""
         return self._loaded.startup
+
+    @property
+    def compile_report(self) -> CompileReport:
+        """What compiling took; waits for what is still being compiled in the background."""
+        return self._loaded.compilation.wait()
 
     @property
     def metrics(self) -> EngineMetrics:
@@ -174,7 +182,7 @@ class LLM:
 
     def close(self) -> None:
         """Abort what is unfinished and free every device buffer; closing twice is harmless."""
-        self._engine.close()
+        self._loaded.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -233,7 +241,7 @@ class LLM:
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self._require_tokenizer("prompt").encode(prompt)
-        if not isinstance(prompt, Sequence):
+        if not isinstance(prompt, Sequence | np.ndarray):
             raise InvalidRequestError(
                 "is neither text nor token ids",
                 field="prompt",
@@ -324,7 +332,7 @@ def _refused(error: FastGenError | None) -> CompletionOutput:
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
-    is_one = len(prompts) > 0 and all(isinstance(item, int) for item in prompts)
+    is_one = len(prompts) > 0 and all(isinstance(item, Integral) for item in prompts)
     return [prompts] if is_one else list(prompts)  # pyright: ignore[reportReturnType]
 
 
@@ -348,5 +356,3 @@ def _per_prompt[T](given: T | Sequence[T] | None, count: int, field: str, defaul
             remedy="give one for all, or one per prompt",
         )
     return list(given)
-
-

@@ -18,10 +18,11 @@ from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
 from fastgen_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
 from fastgen_jax.runtime.build import Progress, Runtime, build_runtime, random_tensors
-from fastgen_jax.runtime.compile import CompileReport, cache_directory
+from fastgen_jax.runtime.compile import BackgroundCompilation, cache_directory
 from fastgen_jax.runtime.memory import MemoryPlan
 from fastgen_jax.sampling import RowLimits
 from fastgen_jax.scheduling.plan import StepPlan
+from fastgen_jax.scheduling.policy import get_policy
 from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
 from fastgen_jax.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
 
@@ -32,7 +33,6 @@ class StartupReport:
 
     total_seconds: float
     load_seconds: float
-    compile_report: CompileReport
     memory_plan: MemoryPlan
 
 
@@ -45,6 +45,14 @@ class LoadedModel:
     config: ResolvedConfig
     tokenizer: Tokenizer | None
     startup: StartupReport
+    compilation: BackgroundCompilation
+
+    def close(self) -> None:
+        """Free the device memory; waits for what is still being compiled."""
+        try:
+            self.compilation.wait()
+        finally:
+            self.engine.close()
 
 
 def load_model(
@@ -61,6 +69,7 @@ def load_model(
         UnsupportedModelError: it needs mathematics that isn't implemented.
     """
     start = time.perf_counter()
+    policy = get_policy(config.policy)
     path = resolve_model(model, progress=config.show_progress)
     with open_checkpoint(path) as checkpoint:
         _check_format(config, checkpoint)
@@ -84,7 +93,7 @@ def load_model(
     engine = Engine(
         executor=runtime.executor,
         scheduler=Scheduler(
-            scheduler_config(config, resolved, runtime.memory_plan.num_blocks), config.policy
+            scheduler_config(config, resolved, runtime.memory_plan.num_blocks), policy
         ),
         packer=StepPacker(
             [StepShape(*shape) for shape in resolved.step_shapes],
@@ -97,6 +106,9 @@ def load_model(
         seed=config.seed,
         on_plan=on_plan,
     )
+    if runtime.ready_shapes != runtime.executor.shapes:
+        engine.use_shapes(runtime.ready_shapes)
+        runtime.compile_rest(engine.add_shape)
     return LoadedModel(
         engine=engine,
         model=checkpoint.config,
@@ -105,9 +117,9 @@ def load_model(
         startup=StartupReport(
             total_seconds=time.perf_counter() - start,
             load_seconds=runtime.load_seconds,
-            compile_report=runtime.compile_report,
             memory_plan=runtime.memory_plan,
         ),
+        compilation=runtime.compilation,
     )
 
 
@@ -166,6 +178,7 @@ def _bring_up(
             tensors,
             num_kv_blocks=config.num_kv_blocks,
             cache_dir=cache_directory(config.compilation_cache_dir),
+            in_background=config.compile_in_background,
             progress=progress,
         )
     return runtime, tokenizer

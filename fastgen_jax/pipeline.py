@@ -61,6 +61,13 @@ class Pipeline:
                 raise InvalidRequestError(
                     f"is called {own} here", field=name, value=sampling[name], remedy=f"use {own}"
                 )
+        if sampling.get("n", 1) != 1:
+            raise InvalidRequestError(
+                "a pipeline gives one response per prompt",
+                field="n",
+                value=sampling["n"],
+                remedy="use LLM.generate",
+            )
         if not do_sample:
             if "temperature" in sampling:
                 raise InvalidRequestError(

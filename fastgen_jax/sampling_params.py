@@ -89,9 +89,7 @@ class SamplingParams:
         _check_float(self, "frequency_penalty", -2.0, 2.0)
         self._check_collections()
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise _invalid(
-                self, "min_tokens", f"exceeds max_tokens={self.max_tokens}", "lower it"
-            )
+            raise _invalid(self, "min_tokens", f"exceeds max_tokens={self.max_tokens}", "lower it")
         if self.n > 1 and self.is_greedy:
             raise _invalid(
                 self, "n", "greedy completions would all be equal", "set temperature above 0"

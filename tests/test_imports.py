@@ -83,7 +83,14 @@ def test_the_reader_of_imports_notices_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["fastgen_jax", "fastgen_jax.scheduling.scheduler", "fastgen_jax.kv.pool", "fastgen_jax.text"],
+    [
+        "fastgen_jax",
+        "fastgen_jax.scheduling.scheduler",
+        "fastgen_jax.kv.pool",
+        "fastgen_jax.text",
+        "fastgen_jax.engine",
+        "fastgen_jax.testing",
+    ],
 )
 def test_scheduling_needs_no_jax(module: str) -> None:
     program = f"import sys, {module}; sys.exit('jax' in sys.modules)"

@@ -35,6 +35,10 @@ class StepPacker:
         # Up to where a row's positions report log-probabilities of the prompt; 0 asks for none.
         self._prompt_logprobs_end = np.zeros(max_num_seqs, np.int32)
 
+    def use_shapes(self, shapes: Sequence[StepShape]) -> None:
+        """Pack for these of the shapes from now on."""
+        self.shapes = tuple(sorted(shapes))
+
     def shape_for(self, plan: StepPlan) -> StepShape:
         """The smallest compiled shape that holds the plan."""
         for shape in self.shapes:

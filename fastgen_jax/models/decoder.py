@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,13 @@ from jaxtyping import Array, Float, Int
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.rope import apply_rope, rope_tables
 
-Cache = TypeVar("Cache")
 LayerIndex = int | Array  # a Python int when layers are unrolled, a traced scalar when looped
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 VECTORS = ("attn_norm", "mlp_norm")
 
 
-class Attend(Protocol[Cache]):
+class Attend[Cache](Protocol):
     """Stores a layer's new keys and values and returns what its queries see."""
 
     def __call__(
@@ -60,7 +59,7 @@ class Decoder(nnx.Module):
         self.final_norm = nnx.Param(weights["final_norm"])
         self.head = None if config.tie_word_embeddings else nnx.Param(weights["head"])
 
-    def __call__(
+    def __call__[Cache](
         self,
         token_ids: Int[Array, "T"],
         positions: Int[Array, "T"],
@@ -140,7 +139,7 @@ class _SwitchedLayer:
         return lax.switch(self._index, [branch(layer) for layer in self._layers], x)
 
 
-def _layer_forward(
+def _layer_forward[Cache](
     config: ModelConfig,
     layer: LayerIndex,
     weights: _LayerWeights,

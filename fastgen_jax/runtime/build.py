@@ -14,15 +14,21 @@ import numpy as np
 
 from fastgen_jax.batching import StepShape
 from fastgen_jax.config import ResolvedConfig
+from fastgen_jax.errors import ConfigError
 from fastgen_jax.kv.layout import bytes_per_block
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder
 from fastgen_jax.models.registry import expected_shapes
 from fastgen_jax.runtime.cache import CacheSpec, cache_spec
-from fastgen_jax.runtime.compile import CompileReport, Program, compile_programs
+from fastgen_jax.runtime.compile import (
+    BackgroundCompilation,
+    CompiledProgram,
+    Program,
+    compile_programs,
+)
 from fastgen_jax.runtime.executor import WRITE_ROW, Executor
-from fastgen_jax.runtime.program_cache import ProgramCache
 from fastgen_jax.runtime.memory import MemoryPlan, available_bytes, plan_blocks, step_bytes
+from fastgen_jax.runtime.program_cache import ProgramCache
 from fastgen_jax.runtime.step import SplitModel, StepSpec, build_step
 from fastgen_jax.sampling import RowLimits, init_row_state, write_row
 
@@ -36,9 +42,20 @@ class Runtime:
     """A ready executor and what making it took; times in seconds."""
 
     executor: Executor
+    ready_shapes: tuple[StepShape, ...]
+    compilation: BackgroundCompilation
     memory_plan: MemoryPlan
-    compile_report: CompileReport
     load_seconds: float
+
+    def compile_rest(self, on_shape: Callable[[StepShape], None]) -> None:
+        """Begin to compile what is left; ``on_shape`` hears of each step that can be launched."""
+        shapes = {_step_name(shape): shape for shape in self.executor.shapes}
+
+        def on_ready(program: CompiledProgram) -> None:
+            self.executor.add_step(shapes[program.name], program)
+            on_shape(shapes[program.name])
+
+        self.compilation.start(on_ready)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +74,15 @@ def build_runtime(
     *,
     num_kv_blocks: int | None,
     cache_dir: Path | None,
+    in_background: bool,
     progress: Progress,
 ) -> Runtime:
     """An executor with all programs compiled and all memory taken.
 
     Weights load while the programs compile. The pool's size comes from the compiled programs'
     own memory analysis: a first compilation uses an estimate, which stands unless the analysis
-    shows that it doesn't fit.
+    shows that it doesn't fit. ``in_background`` compiles one step shape now and leaves the others
+    to ``Runtime.compile_rest``, unless all are on disk; the estimate then stands for those.
 
     Raises:
         ConfigError: the memory doesn't hold one request of the longest length.
@@ -100,14 +119,26 @@ def build_runtime(
                 )
                 for shape in config.step_shapes
             ]
+            wanted = _programs(split, specs, row_shapes, limits)
+            later: list[Program] = []
+            if in_background and not all(programs_on_disk.has(p.key) for p in wanted):
+                later = [p for p in wanted if p.name in _names_for_later(config)]
             programs, report = compile_programs(
-                _programs(split, specs, row_shapes, limits), programs_on_disk, progress.on_program
+                [p for p in wanted if p not in later], programs_on_disk, progress.on_program
             )
             running = (program for name, program in programs.items() if name != ALLOCATE)
-            sizes = replace(sizes, step=step_bytes(running))
+            measured = step_bytes(running)
+            sizes = replace(sizes, step=max(measured, sizes.step) if later else measured)
             plan = _memory_plan(model, config, sizes, cache)
-            if num_kv_blocks is not None or plan.fits:
+            if plan.fits:
                 break
+            if num_kv_blocks is not None:
+                raise ConfigError(
+                    f"needs more than the memory there is:\n{plan}",
+                    field="num_kv_blocks",
+                    value=num_kv_blocks,
+                    remedy="lower it, or leave it out",
+                )
             num_blocks = _plan(model, config, sizes)
         # Zeroing the pool takes seconds on a CPU; started here, it runs beside the loading.
         pages, rows = programs[ALLOCATE]()
@@ -116,12 +147,20 @@ def build_runtime(
         leaves=leaves,
         pages=pages,
         rows=rows,
-        steps={spec.shape: programs[_step_name(spec)] for spec in specs},
+        steps={
+            spec.shape: programs[_step_name(spec.shape)]
+            for spec in specs
+            if _step_name(spec.shape) in programs
+        },
         results={spec.shape: spec.results for spec in specs},
         write_row=programs[WRITE_ROW],
     )
     return Runtime(
-        executor=executor, memory_plan=plan, compile_report=report, load_seconds=load_seconds
+        executor=executor,
+        ready_shapes=executor.ready_shapes,
+        compilation=BackgroundCompilation(later, programs_on_disk, report),
+        memory_plan=plan,
+        load_seconds=load_seconds,
     )
 
 
@@ -164,7 +203,7 @@ def _programs(
 ) -> list[Program]:
     programs = [
         Program(
-            name=_step_name(spec),
+            name=_step_name(spec.shape),
             function=build_step(split, spec),
             description=(spec, split.graphdef),
             arguments={
@@ -198,8 +237,15 @@ def _programs(
     return [*programs, row, allocate]
 
 
-def _step_name(spec: StepSpec) -> str:
-    return f"step {spec.shape.num_tokens} x {spec.shape.num_rows}"
+def _names_for_later(config: ResolvedConfig) -> list[str]:
+    """All steps but the smallest of those with the most rows: it can run whatever comes."""
+    most_rows = config.step_shapes[-1][1]
+    first = next(shape for shape in config.step_shapes if shape[1] == most_rows)
+    return [_step_name(StepShape(*shape)) for shape in config.step_shapes if shape != first]
+
+
+def _step_name(shape: StepShape) -> str:
+    return f"step {shape.num_tokens} x {shape.num_rows}"
 
 
 def _load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +129,45 @@ def compile_programs(
         records=tuple(record for _, record in done), wall_seconds=time.perf_counter() - start
     )
     return {program.name: program for program, _ in done}, report
+
+
+class BackgroundCompilation:
+    """Programs that are compiled while the engine already runs with others.
+
+    ``first`` reports what was compiled before. With no programs left it is just that report.
+    """
+
+    def __init__(self, programs: list[Program], cache: ProgramCache, first: CompileReport) -> None:
+        self._programs = programs
+        self._cache = cache
+        self._first = first
+        self._pool = ThreadPoolExecutor(max(1, len(programs)), "fastgen-compile")
+        self._futures: list[Future[CompileRecord]] = []
+        self._report: CompileReport | None = None
+        self._started = 0.0
+
+    def start(self, on_ready: Callable[[CompiledProgram], None]) -> None:
+        """Begin; ``on_ready`` gets each program on a thread of its own."""
+
+        def get(program: Program) -> CompileRecord:
+            ready, record = _read(program, self._cache) or _compile(program, self._cache)
+            on_ready(ready)
+            return record
+
+        self._started = time.perf_counter()
+        self._futures = [self._pool.submit(get, program) for program in self._programs]
+
+    def wait(self) -> CompileReport:
+        """The report of everything, when the last program is compiled."""
+        if self._report is None:
+            records = tuple(future.result() for future in self._futures)
+            self._pool.shutdown()
+            later = time.perf_counter() - self._started if records else 0.0
+            self._report = CompileReport(
+                records=(*self._first.records, *records),
+                wall_seconds=self._first.wall_seconds + later,
+            )
+        return self._report
 
 
 def cache_directory(setting: str | None) -> Path | None:

@@ -48,6 +48,20 @@ class Executor:
         self._write_row = write_row
         self._is_closed = False
 
+    @property
+    def shapes(self) -> tuple[StepShape, ...]:
+        """Every shape that was declared, ascending."""
+        return tuple(sorted(self._results))
+
+    @property
+    def ready_shapes(self) -> tuple[StepShape, ...]:
+        """The shapes that can be launched already, ascending."""
+        return tuple(sorted(self._steps))
+
+    def add_step(self, shape: StepShape, program: CompiledProgram) -> None:
+        """Make another declared shape launchable; safe while another thread launches."""
+        self._steps[shape] = program
+
     def write_row(self, row: int, packed: np.ndarray) -> None:
         """Put a request's settings and tokens into a device row, before the next launch."""
         self._check_open()
@@ -66,9 +80,9 @@ class Executor:
         if self._is_closed:
             return
         self._is_closed = True
-        jax.block_until_ready((self._pages, self._rows))
         for leaf in jax.tree.leaves((self._leaves, self._pages, self._rows)):
-            leaf.delete()
+            if not leaf.is_deleted():  # a step that failed may have consumed it
+                leaf.delete()
         self._leaves, self._pages = (), ()
 
     def _check_open(self) -> None:

@@ -107,20 +107,23 @@ def plan_blocks(
 ) -> int:
     """Blocks of the cache: a fraction of what is left over, and no more than can be used.
 
+    Where the fraction is less than one request of the longest length, it gets room for that one.
+
     Raises:
         ConfigError: not even one request of the longest length fits.
     """
     left = available - weights - row_state - step
-    blocks = min(int(left * fraction) // bytes_per_block, useful_blocks)
-    if blocks < blocks_of_longest + 1:
+    needed = blocks_of_longest + 1  # and the null block
+    if needed * bytes_per_block > left:
         raise ConfigError(
-            f"{_mib(max(left, 0)).strip()} MiB are left beside weights and step, which gives "
-            f"{max(blocks, 0)} blocks; a request of max_model_len needs {blocks_of_longest + 1}",
-            field="kv_cache_memory_fraction",
-            value=fraction,
-            remedy="raise it, lower max_model_len, or set num_kv_blocks",
+            f"{_mib(max(left, 0)).strip()} MiB are left beside weights and step, a request of "
+            f"that length needs {_mib(needed * bytes_per_block).strip()} MiB of cache",
+            field="max_model_len",
+            value=(blocks_of_longest, "blocks"),
+            remedy="lower it, or set num_kv_blocks",
         )
-    return blocks
+    by_fraction = int(left * fraction) // bytes_per_block
+    return min(max(by_fraction, needed), useful_blocks)
 
 
 def _mib(size: int) -> str:

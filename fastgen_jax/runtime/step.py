@@ -125,9 +125,7 @@ class _Tokens:
 
 def _unpack(packed: Int[Array, "I"], layout: InputLayout) -> dict[str, Array]:
     slices = layout.slices
-    return {
-        name: packed[slices[name]].reshape(shape) for name, shape in layout.fields.items()
-    }
+    return {name: packed[slices[name]].reshape(shape) for name, shape in layout.fields.items()}
 
 
 def _tokens(inputs: dict[str, Array], rows: RowState, spec: StepSpec) -> _Tokens:
@@ -205,9 +203,7 @@ def _logprobs(
     )
 
 
-def _pack_results(
-    token_ids: Int[Array, "R"], found: TokenLogprobs
-) -> Int[Array, "O"]:
+def _pack_results(token_ids: Int[Array, "R"], found: TokenLogprobs) -> Int[Array, "O"]:
     """The result vector; each kind of log-probability has its R drawn tokens first, then T."""
     return jnp.concatenate(
         [

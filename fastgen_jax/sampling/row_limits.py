@@ -232,5 +232,7 @@ def _over(
         f"{problem} than {limit}={getattr(limits, limit)}",
         field=name,
         value=value,
-        remedy=f"raise {limit} in EngineConfig or ask for less",
+        remedy="ask for less"
+        if limit in ("max_bad_word_len", "max_stop_ids")
+        else f"raise {limit} in EngineConfig or ask for less",
     )

@@ -49,6 +49,7 @@ class Scheduler:
         self._admission = Admission(config, self._waiting, self._running, self._tables)
         self._live: dict[str, Request] = {}
         self._block_size = config.block_size
+        self._step_sizes = config.step_sizes
         self._num_submitted = 0
         self._num_steps = 0
         self._num_preemptions = 0
@@ -67,6 +68,10 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Requests queued."""
         return len(self._waiting)
+
+    def use_step_sizes(self, sizes: tuple[int, ...]) -> None:
+        """Fill steps of these sizes from now on: all that is compiled so far, ascending."""
+        self._step_sizes = sizes
 
     def submit(self, request: Request) -> None:
         """Queue a request, or raise InvalidRequestError when it could never run.
@@ -192,7 +197,7 @@ class Scheduler:
 
     def _budget(self) -> int:
         config, running = self.config, self._running
-        if not config.step_sizes:
+        if not self._step_sizes:
             return config.token_budget
         num_decodes = len(running.decoding)
         demand = num_decodes + sum(
@@ -201,7 +206,7 @@ class Scheduler:
         if running.has_free_row:
             demand += self._waiting.demand(config.token_budget - demand)
         return choose_budget(
-            config.step_sizes,
+            self._step_sizes,
             demand=demand,
             num_decodes=num_decodes,
             overhead=config.step_overhead,

@@ -55,9 +55,7 @@ def split_budget(
     return decodes, tuple(chunks)
 
 
-def choose_budget(
-    sizes: Sequence[int], *, demand: int, num_decodes: int, overhead: int
-) -> int:
+def choose_budget(sizes: Sequence[int], *, demand: int, num_decodes: int, overhead: int) -> int:
     """The compiled step size that serves the demand at the least cost per token.
 
     A step of a fixed size costs the same however full it is: ``overhead + size``, in tokens. So

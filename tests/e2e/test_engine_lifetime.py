@@ -62,21 +62,19 @@ def test_another_shape_is_an_error_that_names_it(tiny_llm: LLM) -> None:
     executor = tiny_llm._engine._executor  # the guard has no public door: nothing should need it
     with pytest.raises(RecompileError, match=r"packed_inputs.*int32\[\d+\], given int32\[3\]"):
         executor.launch(StepShape(4, 4), np.zeros(3, np.int32))
+    size = tiny_llm._engine._packer._layouts[StepShape(4, 4)].size
     with pytest.raises(RecompileError, match=r"packed_inputs.*int32.*given float32"):
-        size = tiny_llm._engine._packer._layouts[StepShape(4, 4)].size
         executor.launch(StepShape(4, 4), np.zeros(size, np.float32))
 
 
-def test_a_second_process_compiles_nothing(
-    tiny_llm: LLM, tiny_settings: dict[str, object]
-) -> None:
+def test_a_second_process_compiles_nothing(tiny_llm: LLM, tiny_settings: dict[str, object]) -> None:
     program = f"""
 from fastgen_jax import LLM, SamplingParams
 from fastgen_jax.runtime.compile import count_compilations
 with count_compilations() as compiled:
     with LLM({str(TINY_MODEL)!r}, **{tiny_settings!r}) as llm:
         tokens = llm.generate([[1, 2, 3]], SamplingParams(temperature=0, max_tokens=4))
-report = llm.startup.compile_report
+report = llm.compile_report
 print(compiled.count, report.num_cached, len(report.records))
 """
     done = subprocess.run(
@@ -165,3 +163,24 @@ def test_random_weights_and_formats(tiny_settings: dict[str, object]) -> None:
         assert len(llm.generate([1, 2], GREEDY)[0].outputs[0].token_ids) == 24
     with pytest.raises(ConfigError, match=r"load_format='gguf'.*holds safetensors"):
         LLM(Path(TINY_MODEL), **{**tiny_settings, "load_format": "gguf"})
+
+
+def test_background_compilation_serves_at_once_and_ends_with_every_shape(
+    tiny_settings: dict[str, object], tiny_prompts: list[ReferencePrompt], tmp_path: Path
+) -> None:
+    settings = {**tiny_settings, "compile_in_background": True}
+    settings["compilation_cache_dir"] = str(tmp_path)
+    prompt = tiny_prompts[2]
+    with LLM(TINY_MODEL, **settings) as llm:
+        first = llm.generate(prompt.prompt_token_ids, GREEDY)[0].outputs[0]
+        early = set(llm.metrics.steps_by_shape)
+        assert len(llm.compile_report.records) == 4
+        again = llm.generate(prompt.prompt_token_ids[:-1], GREEDY)[0].outputs[0]
+        late = set(llm.metrics.steps_by_shape) - early
+        assert llm._engine._packer.shapes == (StepShape(4, 4), StepShape(16, 4))
+    assert list(first.token_ids) == prompt.token_ids
+    assert len(again.token_ids) == 24
+    assert StepShape(4, 4) in early
+    assert early | late == {StepShape(4, 4), StepShape(16, 4)}
+    with LLM(TINY_MODEL, **settings) as llm:  # everything is on disk: nothing is left for later
+        assert llm.compile_report.num_cached == 4

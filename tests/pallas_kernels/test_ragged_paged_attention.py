@@ -103,16 +103,16 @@ class AttentionContract:
         )
         expected = dense_attention(case, inputs, 0.25)
         assert np.isnan(seen[[0, 2, 6]]).all()
-        np.testing.assert_allclose(seen[[1, *range(7, 13)]], expected[[1, *range(7, 13)]], atol=FLOAT32_TOLERANCE)
+        np.testing.assert_allclose(
+            seen[[1, *range(7, 13)]], expected[[1, *range(7, 13)]], atol=FLOAT32_TOLERANCE
+        )
 
     def test_a_wrong_mask_is_noticed(self) -> None:
         """The dense check can fail: one key more or less at a page's edge is far off."""
         case = AttentionCase(rows=((1, 17),), num_tokens=2, max_rows=1)
         inputs = make_inputs(case)
         short = replace(inputs.batch, kv_len=inputs.batch.kv_len - 1)
-        seen = self.attend(
-            AttentionInputs(inputs.q, inputs.k_pages, inputs.v_pages, short), 0.25
-        )
+        seen = self.attend(AttentionInputs(inputs.q, inputs.k_pages, inputs.v_pages, short), 0.25)
         expected = dense_attention(case, inputs, 0.25)
         assert np.abs(np.asarray(seen)[0] - expected[0]).max() > 100 * FLOAT32_TOLERANCE
 
@@ -143,9 +143,7 @@ def attend_reference(
 @settings(max_examples=15)
 def test_random_mixes_equal_dense_attention(data: st.DataObject) -> None:
     singles = data.draw(st.lists(st.integers(1, 60), max_size=4))
-    chunks = data.draw(
-        st.lists(st.tuples(st.integers(2, 9), st.integers(0, 50)), max_size=3)
-    )
+    chunks = data.draw(st.lists(st.tuples(st.integers(2, 9), st.integers(0, 50)), max_size=3))
     case = AttentionCase(
         rows=(*((1, keys) for keys in singles), *((q, q + before) for q, before in chunks)),
         num_tokens=32,

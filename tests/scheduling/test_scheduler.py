@@ -84,7 +84,9 @@ def test_prompt_against_the_pool(prompt: int, is_taken: bool) -> None:
 
 def test_refusals_name_both_numbers_and_the_remedy() -> None:
     scheduler = make_device(num_blocks=9, max_model_len=64).scheduler
-    with pytest.raises(InvalidRequestError, match=r"9 blocks of 4 tokens, the pool has 8.*num_kv_b"):
+    with pytest.raises(
+        InvalidRequestError, match=r"9 blocks of 4 tokens, the pool has 8.*num_kv_b"
+    ):
         scheduler.submit(make_request("a", 32))
     with pytest.raises(InvalidRequestError, match=r"65 positions, max_model_len is 64; shorten"):
         scheduler.submit(make_request("a", 64))

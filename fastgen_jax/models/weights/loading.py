@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from fastgen_jax.models.weights.stored import StoredTensor
 # processor's cache, large enough that numpy's calls cost little; the best of 24 k to 880 k tried.
 _PIECE_VALUES = 1 << 18
 _MAX_THREADS = 8
+_ALIGNMENT = 64  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ def load_tensors(loads: Sequence[TensorLoad], dtype: np.dtype) -> Iterator[tuple
 
 
 def _start(load: TensorLoad, dtype: np.dtype, executor: ThreadPoolExecutor) -> _Pending:
-    values = np.empty(load.shape, dtype)
+    values = _aligned_empty(load.shape, dtype)
     num_lines = load.stored.num_lines
     length = _piece_lines(load)
     pieces = [
@@ -64,6 +66,17 @@ def _start(load: TensorLoad, dtype: np.dtype, executor: ThreadPoolExecutor) -> _
         for first in range(0, num_lines, length)
     ]
     return _Pending(load.placement.name, values, pieces)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an uninitialized array that starts at a multiple of 64 bytes.
+
+    JAX takes such an array on a CPU as it is; any other one it copies.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def _finish(pending: _Pending) -> tuple[str, np.ndarray]:

@@ -169,7 +169,8 @@ def _bring_up(
         ) as compiling,
     ):
         progress = Progress(
-            on_weight=loading.update, on_program=lambda name: _advance(compiling, name)
+            on_weight=lambda size: _advance(loading, size),
+            on_program=lambda name: _advance(compiling, 1, name),
         )
         runtime = build_runtime(
             checkpoint.config,
@@ -184,9 +185,10 @@ def _bring_up(
     return runtime, tokenizer
 
 
-def _advance(bar: tqdm, name: str) -> None:
-    bar.set_postfix_str(name)
-    bar.update()
+def _advance(bar: tqdm, amount: int, note: str | None = None) -> None:
+    if note is not None:
+        bar.set_postfix_str(note)
+    bar.update(amount)
 
 
 def _open_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:

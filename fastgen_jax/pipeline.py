@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastgen_jax.config import EngineConfig
 from fastgen_jax.errors import InvalidRequestError
 from fastgen_jax.llm import LLM
 from fastgen_jax.outputs import RequestOutput
@@ -96,7 +97,7 @@ class Pipeline:
 
 def pipeline(model_name_or_path: str | Path, **settings: object) -> Pipeline:
     """A Pipeline over a new LLM; keywords are the fields of EngineConfig."""
-    return Pipeline(LLM(model_name_or_path, **settings))
+    return Pipeline(LLM(model_name_or_path, config=EngineConfig.from_dict(settings)))
 
 
 def _response(output: RequestOutput, return_full_text: bool) -> Response:

@@ -84,14 +84,14 @@ def paged_attention(
         q: Float[Array, "T H D"],
         k: Float[Array, "T K D"],
         v: Float[Array, "T K D"],
-        pages: Pages,
+        cache: Pages,
     ) -> tuple[Float[Array, "T H D"], Pages]:
         if isinstance(layer, int):
             pool, first_page = layer, jnp.int32(0)
         else:
             pool, first_page = 0, layer * jnp.int32(spec.num_blocks)
-        k_pages = write_kv(pages[2 * pool], k, page_ids + first_page, slots)
-        v_pages = write_kv(pages[2 * pool + 1], v, page_ids + first_page, slots)
+        k_pages = write_kv(cache[2 * pool], k, page_ids + first_page, slots)
+        v_pages = write_kv(cache[2 * pool + 1], v, page_ids + first_page, slots)
         seen = ragged_paged_attention(
             q,
             k_pages,
@@ -101,6 +101,6 @@ def paged_attention(
             scale=spec.head_dim**-0.5,
             config=config,
         )
-        return seen, (*pages[: 2 * pool], k_pages, v_pages, *pages[2 * pool + 2 :])
+        return seen, (*cache[: 2 * pool], k_pages, v_pages, *cache[2 * pool + 2 :])
 
     return attend

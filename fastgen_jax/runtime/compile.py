@@ -189,11 +189,13 @@ def count_events(event: str) -> Iterator[EventCount]:
     """Count a jax.monitoring event while the block runs."""
     seen = EventCount()
 
-    def on_event(name: str, **_: Any) -> None:
-        seen.count += name == event
+    wanted = event
 
-    def on_duration(name: str, _seconds: float, **_: Any) -> None:
-        seen.count += name == event
+    def on_event(event: str, **kwargs: str | int) -> None:
+        seen.count += event == wanted
+
+    def on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        seen.count += event == wanted
 
     monitoring.register_event_listener(on_event)
     monitoring.register_event_duration_secs_listener(on_duration)

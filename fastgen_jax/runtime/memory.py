@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import jax
 import psutil
 
 from fastgen_jax.errors import ConfigError
@@ -60,7 +60,7 @@ class MemoryPlan:
         return "\n".join(["Memory plan", *body])
 
 
-def available_bytes(device: jax.Device) -> int:
+def available_bytes(device: Any) -> int:
     """Memory that an engine on the device can plan with.
 
     On a CPU that is all of the host's: what happens to be free changes by the minute, and with it

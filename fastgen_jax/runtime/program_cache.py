@@ -13,11 +13,11 @@ import pickle
 import platform
 import tempfile
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 from jax.experimental import serialize_executable
 
 import fastgen_jax
@@ -80,7 +80,7 @@ def _environment() -> tuple[str, ...]:
     return (
         _source_digest(),
         jax.__version__,
-        jaxlib.__version__,
+        version("jaxlib"),
         device.platform,
         device.device_kind,
         str(jax.local_device_count()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ class SplitModel:
     """
 
     graphdef: nnx.GraphDef[Decoder]
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any  # a jax PyTreeDef
     leaves: tuple[Array, ...]
 
     @classmethod

@@ -52,8 +52,9 @@ class EngineConfig:
         load_format: "auto" | "gguf" | "safetensors", or "dummy" for random weights.
         compilation_cache_dir: where compiled steps are kept between processes. None: in the
             user's cache directory; "off": nowhere.
-        compile_in_background: start serving when one step shape is compiled, and compile the
-            others meanwhile. Only the first start on a machine differs: the rest come from disk.
+        compile_in_background: start serving when one step shape is compiled or read from disk,
+            and get the others ready meanwhile. Until then steps have other sizes, so tokens may
+            differ where two of them are equally likely but for rounding.
         show_progress: progress bars and one-line notes on standard error.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from fastgen_jax.config import user_cache_dir
 from fastgen_jax.errors import RecompileError
 from fastgen_jax.runtime.program_cache import ProgramCache, program_key
 
+_CACHE_HIT_EVENT = "/jax/compilation_cache/cache_hits"
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
@@ -185,17 +187,21 @@ class EventCount:
 
 
 @contextmanager
-def count_events(event: str) -> Iterator[EventCount]:
-    """Count a jax.monitoring event while the block runs."""
+def count_events(event: str, *, on_this_thread: bool = False) -> Iterator[EventCount]:
+    """Count a jax.monitoring event while the block runs, on all threads or on the caller's."""
     seen = EventCount()
+    thread = threading.get_ident() if on_this_thread else None
+
+    def counts(name: str) -> bool:
+        return name == wanted and thread in (None, threading.get_ident())
 
     wanted = event
 
     def on_event(event: str, **kwargs: str | int) -> None:
-        seen.count += event == wanted
+        seen.count += counts(event)
 
     def on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        seen.count += event == wanted
+        seen.count += counts(event)
 
     monitoring.register_event_listener(on_event)
     monitoring.register_event_duration_secs_listener(on_duration)
@@ -230,14 +236,18 @@ def _compile(program: Program, cache: ProgramCache) -> tuple[CompiledProgram, Co
     jitted = jax.jit(program.function, donate_argnums=program.donated_indices)
     lowered = jitted.lower(*program.arguments.values())
     traced = time.perf_counter()
-    executable = lowered.compile()
+    with count_events(_CACHE_HIT_EVENT, on_this_thread=True) as jax_cache_hits:
+        executable = lowered.compile()
     record = CompileRecord(
         name=program.name,
         is_cached=False,
         trace_seconds=traced - start,
         compile_seconds=time.perf_counter() - traced,
     )
-    cache.store(program.key, executable)
+    # What jax read from a cache of its own can't be serialized again: it would load, and fail when
+    # called.
+    if not jax_cache_hits.count:
+        cache.store(program.key, executable)
     return CompiledProgram(program, executable), record
 
 

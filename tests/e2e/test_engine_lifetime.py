@@ -182,5 +182,31 @@ def test_background_compilation_serves_at_once_and_ends_with_every_shape(
     assert len(again.token_ids) == 24
     assert StepShape(4, 4) in early
     assert early | late == {StepShape(4, 4), StepShape(16, 4)}
-    with LLM(TINY_MODEL, **settings) as llm:  # everything is on disk: nothing is left for later
-        assert llm.compile_report.num_cached == 4
+
+
+def test_a_program_out_of_jaxs_own_cache_is_not_stored_again(tmp_path: Path) -> None:
+    """Serialized twice it would load and then fail when called; so it is compiled once more."""
+    from fastgen_jax.runtime.compile import Program, compile_programs
+    from fastgen_jax.runtime.program_cache import ProgramCache
+
+    argument = jax.ShapeDtypeStruct((32, 32), jnp.float32)
+    program = Program(
+        name="product",
+        function=lambda x: jnp.sin(x @ x).sum() + 1,
+        description=None,
+        arguments={"x": argument},
+    )
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        values = []
+        for name in ("a", "b", "b"):  # compiled; out of jax's cache; the same again
+            jax.clear_caches()  # as in another process
+            cache = ProgramCache(tmp_path / name)
+            programs, _ = compile_programs([program], cache)
+            values.append(float(programs["product"](jnp.ones((32, 32)))))
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+    assert len(set(values)) == 1
+    assert list((tmp_path / "a").iterdir())
+    assert not list((tmp_path / "b").iterdir())

@@ -34,7 +34,8 @@ def test_gguf_loads_in_our_layout(gguf_path, weights, tiny_config):
     for name, values in loaded:
         assert np.array_equal(values, weights[name]), name
         assert values.flags.c_contiguous
-        assert values.flags.owndata
+        assert values.flags.writeable
+        assert values.ctypes.data % 64 == 0  # jax copies any other array on a CPU
 
 
 def test_hugging_face_loads_in_our_layout(hf_directory, weights, tiny_config):

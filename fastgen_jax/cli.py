@@ -147,7 +147,7 @@ class Info:
                 for item in fields(data):
                     print(f"  {item.name:<26}{getattr(data, item.name)}")
             print(loaded.startup.memory_plan)
-            print(loaded.compilation.wait())
+            print(loaded.compile_report())
         finally:
             loaded.close()
 

@@ -52,9 +52,9 @@ class EngineConfig:
         load_format: "auto" | "gguf" | "safetensors", or "dummy" for random weights.
         compilation_cache_dir: where compiled steps are kept between processes. None: in the
             user's cache directory; "off": nowhere.
-        compile_in_background: start serving when one step shape is compiled or read from disk,
-            and get the others ready meanwhile. Until then steps have other sizes, so tokens may
-            differ where two of them are equally likely but for rounding.
+        compile_in_background: start serving when one step shape is compiled, and compile the
+            others meanwhile. Until then steps have other sizes, so tokens may differ where two
+            of them are equally likely but for rounding. Nothing changes once all are on disk.
         show_progress: progress bars and one-line notes on standard error.
     """
 

@@ -56,6 +56,7 @@ class Engine:
     ) -> None:
         self.scheduler = scheduler
         self.counters = StepCounters()
+        self._on_first_token: Callable[[], None] | None = None
         self._shapes_lock = threading.Lock()
         self._executor = executor
         self._packer = packer
@@ -86,6 +87,16 @@ class Engine:
         """Run steps of this shape too; from any thread, since a plan made before still fits."""
         with self._shapes_lock:
             self.use_shapes((*self._packer.shapes, shape))
+
+    def after_first_token(self, work: Callable[[], None]) -> None:
+        """Call ``work`` once, after the first token: what nobody waiting for it should pay."""
+        self._on_first_token = work
+
+    def run_late_work(self) -> None:
+        """Do now what ``after_first_token`` left for later; nothing the second time."""
+        work, self._on_first_token = self._on_first_token, None
+        if work is not None:
+            work()
 
     def check(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """Nothing, when ``submit`` would take the request.
@@ -155,6 +166,8 @@ class Engine:
             while len(self._in_flight) > is_launched:
                 results = self._wait(self._in_flight[0])
                 touched += self._read(self._in_flight.popleft().plan, results)
+            if touched and self._on_first_token is not None:
+                self.run_late_work()
             return touched
         except Exception as error:
             self._fail_all(error)

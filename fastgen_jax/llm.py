@@ -70,7 +70,7 @@ class LLM:
     @property
     def compile_report(self) -> CompileReport:
         """What compiling took; waits for what is still being compiled in the background."""
-        return self._loaded.compilation.wait()
+        return self._loaded.compile_report()
 
     @property
     def metrics(self) -> EngineMetrics:

@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
+import ml_dtypes
+import numpy as np
 from tqdm import tqdm
 
 from fastgen_jax.batching import StepPacker, StepShape
@@ -17,14 +20,17 @@ from fastgen_jax.errors import ConfigError
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
 from fastgen_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
-from fastgen_jax.runtime.build import Progress, Runtime, build_runtime, random_tensors
-from fastgen_jax.runtime.compile import BackgroundCompilation, cache_directory
+from fastgen_jax.models.weights.prefetch import PrefetchedTensors
+from fastgen_jax.runtime.compile import BackgroundCompilation, CompileReport, cache_directory
 from fastgen_jax.runtime.memory import MemoryPlan
 from fastgen_jax.sampling import RowLimits
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.policy import get_policy
 from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
 from fastgen_jax.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
+
+if TYPE_CHECKING:
+    from fastgen_jax.runtime.build import Runtime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +53,13 @@ class LoadedModel:
     startup: StartupReport
     compilation: BackgroundCompilation
 
+    def compile_report(self) -> CompileReport:
+        """What compiling everything took; waits until everything is compiled."""
+        self.engine.run_late_work()
+        return self.compilation.wait()
+
     def close(self) -> None:
-        """Free the device memory; waits for what is still being compiled."""
+        """Free the device memory; waits for what is being compiled."""
         try:
             self.compilation.wait()
         finally:
@@ -108,7 +119,7 @@ def load_model(
     )
     if runtime.ready_shapes != runtime.executor.shapes:
         engine.use_shapes(runtime.ready_shapes)
-        runtime.compile_rest(engine.add_shape)
+        engine.after_first_token(lambda: runtime.compile_rest(engine.add_shape))
     return LoadedModel(
         engine=engine,
         model=checkpoint.config,
@@ -144,44 +155,53 @@ def scheduler_config(
 def _bring_up(
     checkpoint: Checkpoint, config: EngineConfig, resolved: ResolvedConfig, limits: RowLimits
 ) -> tuple[Runtime, Tokenizer | None]:
-    tensors = checkpoint.tensors
-    if config.load_format == "dummy":
-        tensors = random_tensors(checkpoint.config, config.seed)
-    tokenizer = _open_tokenizer(checkpoint)
     itemsize = 2 if resolved.dtype == "bfloat16" else 4
-    hide = not config.show_progress or None  # None: tqdm hides the bar where there is no terminal
-    with (
-        tqdm(
-            desc="Loading weights",
-            total=checkpoint.config.num_parameters * itemsize,
-            unit="B",
-            unit_scale=True,
-            disable=hide,
-            position=0,
-            leave=False,
-        ) as loading,
-        tqdm(
-            desc="Compiling steps",
-            total=len(resolved.step_shapes) + 2,  # and two that write and allocate rows
-            disable=hide,
-            position=1,
-            leave=False,
-        ) as compiling,
-    ):
-        progress = Progress(
-            on_weight=lambda size: _advance(loading, size),
-            on_program=lambda name: _advance(compiling, 1, name),
-        )
-        runtime = build_runtime(
-            checkpoint.config,
-            resolved,
-            limits,
-            tensors,
-            num_kv_blocks=config.num_kv_blocks,
-            cache_dir=cache_directory(config.compilation_cache_dir),
-            in_background=config.compile_in_background,
-            progress=progress,
-        )
+    is_dummy = config.load_format == "dummy"
+    dtype = np.dtype(ml_dtypes.bfloat16 if itemsize == 2 else np.float32)
+    prefetched = None if is_dummy else PrefetchedTensors(checkpoint, dtype)
+    # Importing flax takes a second, in which the weights are already being read.
+    from fastgen_jax.runtime.build import Progress, build_runtime, random_tensors
+
+    tensors = prefetched or random_tensors(checkpoint.config, config.seed)
+    tokenizer = _open_tokenizer(checkpoint)
+    try:
+        # None: tqdm hides the bar where there is no terminal.
+        hide = not config.show_progress or None
+        with (
+            tqdm(
+                desc="Loading weights",
+                total=checkpoint.config.num_parameters * itemsize,
+                unit="B",
+                unit_scale=True,
+                disable=hide,
+                position=0,
+                leave=False,
+            ) as loading,
+            tqdm(
+                desc="Compiling steps",
+                total=len(resolved.step_shapes) + 2,  # and two that write and allocate rows
+                disable=hide,
+                position=1,
+                leave=False,
+            ) as compiling,
+        ):
+            progress = Progress(
+                on_weight=lambda size: _advance(loading, size),
+                on_program=lambda name: _advance(compiling, 1, name),
+            )
+            runtime = build_runtime(
+                checkpoint.config,
+                resolved,
+                limits,
+                tensors,
+                num_kv_blocks=config.num_kv_blocks,
+                cache_dir=cache_directory(config.compilation_cache_dir),
+                in_background=config.compile_in_background,
+                progress=progress,
+            )
+    finally:
+        if prefetched is not None:
+            prefetched.join()
     return runtime, tokenizer
 
 

@@ -82,7 +82,7 @@ def build_runtime(
     Weights load while the programs compile. The pool's size comes from the compiled programs'
     own memory analysis: a first compilation uses an estimate, which stands unless the analysis
     shows that it doesn't fit. ``in_background`` compiles one step shape now and leaves the others
-    to ``Runtime.compile_rest``; the estimate then stands for those.
+    to ``Runtime.compile_rest``, unless all are on disk; the estimate then stands for those.
 
     Raises:
         ConfigError: the memory doesn't hold one request of the longest length.
@@ -120,7 +120,8 @@ def build_runtime(
                 for shape in config.step_shapes
             ]
             wanted = _programs(split, specs, row_shapes, limits)
-            names = _names_for_later(config) if in_background else ()
+            is_on_disk = all(programs_on_disk.has(program.key) for program in wanted)
+            names = _names_for_later(config) if in_background and not is_on_disk else ()
             later = [program for program in wanted if program.name in names]
             programs, report = compile_programs(
                 [p for p in wanted if p.name not in names], programs_on_disk, progress.on_program

@@ -160,7 +160,7 @@ class BackgroundCompilation:
         self._futures = [self._pool.submit(get, program) for program in self._programs]
 
     def wait(self) -> CompileReport:
-        """The report of everything, when the last program is compiled."""
+        """The report of everything that was begun, when the last of it is compiled."""
         if self._report is None:
             records = tuple(future.result() for future in self._futures)
             self._pool.shutdown()

@@ -35,6 +35,10 @@ class ProgramCache:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
 
+    def has(self, key: str) -> bool:
+        """True when an executable is stored under the key."""
+        return self._directory is not None and self._path(key).is_file()
+
     def load(self, key: str) -> jax.stages.Compiled | None:
         """The executable stored under the key; None where there is none that this jax can read."""
         if self._directory is None:

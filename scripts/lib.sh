@@ -144,7 +144,7 @@ ensure_uv() {
 uv_install() {
   local quiet=--quiet
   if [ -t 2 ]; then quiet=""; fi
-  UV_PYTHON_DOWNLOADS=never "$VENV/bin/uv" pip install --python "$VENV/bin/python" \
+  UV_PYTHON_DOWNLOADS=never "$VENV/bin/uv" pip install --compile-bytecode --python "$VENV/bin/python" \
     ${quiet:+"$quiet"} "$@"
 }
 

@@ -264,7 +264,7 @@ def _default_shapes(
     """A ladder where padding costs (CPU), else decode-only and full budget.
 
     XLA's bfloat16 product on a CPU is slower for 1 token than for 8, so a bfloat16 ladder starts
-    at 8 (benchmarks/README.md has the measurement).
+    at 8.
     """
     max_rows = min(max_num_seqs, token_budget)
     if not is_cpu:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from queue import Queue
 from threading import Thread
@@ -11,8 +10,6 @@ import numpy as np
 
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.models.weights.checkpoint import Checkpoint
-
-_SWITCH_SECONDS = 0.0002
 
 
 class PrefetchedTensors:
@@ -47,15 +44,9 @@ class PrefetchedTensors:
         self._thread.join()
 
     def _read(self) -> None:
-        # The caller imports and compiles meanwhile, in Python; with the usual 5 ms between switches
-        # each of numpy's many short calls here would wait that long for its turn.
-        usual = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_SECONDS)
         try:
             for item in self._checkpoint.tensors(self._dtype):
                 self._queue.put(item)
             self._queue.put(None)
         except BaseException as error:  # belongs to whoever iterates
             self._queue.put(error)
-        finally:
-            sys.setswitchinterval(usual)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ F32 = np.dtype(np.float32)
 
 
 def test_the_same_tensors_in_the_same_order() -> None:
-    usual = sys.getswitchinterval()
     with open_checkpoint(TINY) as checkpoint:
         expected = list(checkpoint.tensors(F32))
         prefetched = PrefetchedTensors(checkpoint, F32)
@@ -25,7 +23,6 @@ def test_the_same_tensors_in_the_same_order() -> None:
         prefetched.join()
     assert [name for name, _ in found] == [name for name, _ in expected]
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True))
-    assert sys.getswitchinterval() == usual
 
 
 def test_what_reading_raises_reaches_who_iterates() -> None:

@@ -252,10 +252,14 @@ def resolve_config(config: EngineConfig, *, platform: str, model_max_len: int) -
     )
 
 
-def user_cache_dir() -> Path:
-    """The directory for downloaded models and compiled steps, honouring XDG_CACHE_HOME."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fastgen_jax"
+def user_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """The directory for downloaded models and compiled steps.
+
+    In XDG_CACHE_HOME if it is an absolute path, as its specification demands, else in ~/.cache.
+    """
+    configured = Path(environ.get("XDG_CACHE_HOME", ""))
+    base = configured if configured.is_absolute() else Path.home() / ".cache"
+    return base / "fastgen_jax"
 
 
 def _default_shapes(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from fastgen_jax.config import user_cache_dir
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.models.weights.builtin import BUILTIN_MODELS, fetch_builtin
 from fastgen_jax.models.weights.hub import fetch_from_hub
@@ -43,13 +44,8 @@ def resolve_model(
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """Return where built-in models are kept: fastgen_jax/models in the user's cache directory.
-
-    That is XDG_CACHE_HOME if it is an absolute path, as its specification demands, else ~/.cache.
-    """
-    configured = Path(environ.get("XDG_CACHE_HOME", ""))
-    base = configured if configured.is_absolute() else Path.home() / ".cache"
-    return base / "fastgen_jax" / "models"
+    """Return where built-in models are kept: models in the user's cache directory."""
+    return user_cache_dir(environ) / "models"
 
 
 def _unknown(model: str | Path, problem: str) -> ConfigError:

@@ -6,8 +6,8 @@ context of the step and not the longest one that would fit. Every item meets its
 order and in the same shapes whatever runs beside it, so a row's result doesn't depend on its
 neighbours.
 
-XLA compiles every small operation on a CPU to a kernel of its own, at some 25 ms each, which is
-why this is written with as few of them as possible.
+XLA compiles every small operation on a CPU to a kernel of its own, each at about the same cost
+whatever its size, which is why this is written with as few of them as possible.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ ALLOWED = {
     "text": set(),
     "models": set(),
     "sampling": set(),
-    "runtime": {"batching", "kv", "models", "sampling"},
+    "parallel": {"models"},
+    "runtime": {"batching", "kv", "models", "parallel", "sampling"},
 }
 
 

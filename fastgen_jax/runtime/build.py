@@ -19,6 +19,7 @@ from fastgen_jax.kv.layout import bytes_per_block
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder
 from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.runtime.abstract import AbstractStep, abstract_split, abstract_step_of
 from fastgen_jax.runtime.cache import CacheSpec, cache_spec
 from fastgen_jax.runtime.compile import (
     BackgroundCompilation,
@@ -29,7 +30,7 @@ from fastgen_jax.runtime.compile import (
 from fastgen_jax.runtime.executor import WRITE_ROW, Executor
 from fastgen_jax.runtime.memory import MemoryPlan, available_bytes, plan_blocks, step_bytes
 from fastgen_jax.runtime.program_cache import ProgramCache
-from fastgen_jax.runtime.step import SplitModel, StepSpec, build_step
+from fastgen_jax.runtime.step import SplitModel, StepSpec
 from fastgen_jax.sampling import RowLimits, init_row_state, write_row
 
 ALLOCATE = "allocate"
@@ -90,7 +91,7 @@ def build_runtime(
     device = jax.local_devices()[0]
     unroll_layers = device.platform != "cpu"
     dtype = jnp.dtype(config.dtype)
-    split = SplitModel.of(abstract_decoder(model, dtype))
+    split = abstract_split(model, dtype)
     row_shapes = jax.eval_shape(lambda: init_row_state(limits))
     sizes = _Sizes(
         available=available_bytes(device),
@@ -119,7 +120,7 @@ def build_runtime(
                 )
                 for shape in config.step_shapes
             ]
-            wanted = _programs(split, specs, row_shapes, limits)
+            wanted = _programs(split, specs, limits)
             is_on_disk = all(programs_on_disk.has(program.key) for program in wanted)
             names = _names_for_later(config) if in_background and not is_on_disk else ()
             later = [program for program in wanted if program.name in names]
@@ -164,17 +165,6 @@ def build_runtime(
     )
 
 
-def abstract_decoder(model: ModelConfig, dtype: jnp.dtype) -> Decoder:
-    """The model with shapes in place of weights."""
-    return Decoder(
-        model,
-        {
-            name: jax.ShapeDtypeStruct(shape, dtype)  # pyright: ignore[reportArgumentType]
-            for name, shape in expected_shapes(model).items()
-        },
-    )
-
-
 def random_tensors(model: ModelConfig, seed: int) -> Tensors:
     """Weights drawn at random, for benchmarks of shapes: unit norms, small matrices."""
 
@@ -198,24 +188,11 @@ class _Sizes:
     step: int
 
 
-def _programs(
-    split: SplitModel, specs: list[StepSpec], rows: object, limits: RowLimits
-) -> list[Program]:
+def _programs(split: SplitModel, specs: list[StepSpec], limits: RowLimits) -> list[Program]:
+    rows = jax.eval_shape(lambda: init_row_state(limits))
+    # The largest compiles longest, so it starts first.
     programs = [
-        Program(
-            name=_step_name(spec.shape),
-            function=build_step(split, spec),
-            description=(spec, split.graphdef),
-            arguments={
-                "weights": split.leaves,
-                "pages": spec.cache.abstract_pages(),
-                "row_state": rows,
-                "packed_inputs": jax.ShapeDtypeStruct((spec.inputs.size,), jnp.int32),
-            },
-            donated=("pages", "row_state"),
-        )
-        # The largest compiles longest, so it starts first.
-        for spec in reversed(specs)
+        _step_program(spec.shape, abstract_step_of(split, spec, limits)) for spec in reversed(specs)
     ]
     row = Program(
         name=WRITE_ROW,
@@ -235,6 +212,16 @@ def _programs(
         arguments={},
     )
     return [*programs, row, allocate]
+
+
+def _step_program(shape: StepShape, step: AbstractStep) -> Program:
+    return Program(
+        name=_step_name(shape),
+        function=step.function,
+        description=step.description,
+        arguments=dict(zip(step.argument_names, step.arguments, strict=True)),
+        donated=tuple(step.argument_names[index] for index in step.donate_argnums),
+    )
 
 
 def _names_for_later(config: ResolvedConfig) -> list[str]:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Attend, LayerIndex
-from pallas_kernels import AttentionWork, ReferenceConfig, ragged_paged_attention, write_kv
+from fastgen_jax.parallel.sharding import PAGE_AXES, page_sharding, partition_spec
+from pallas_kernels import (
+    AttentionConfig,
+    AttentionOptions,
+    AttentionWork,
+    KvWriteConfig,
+    ragged_paged_attention,
+    write_kv,
+)
 
 Pages = tuple[Array, ...]
 
@@ -42,9 +52,10 @@ class CacheSpec:
         pages = self.num_blocks * self.num_layers // self.num_pools
         return (pages, self.num_kv_heads, self.block_size, self.head_dim)
 
-    def abstract_pages(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shapes of the flat leaves k0, v0, k1, v1, …"""
-        leaf = jax.ShapeDtypeStruct(self.pool_shape, jnp.dtype(self.dtype))
+    def abstract_pages(self, mesh: Mesh | None = None) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes of the flat leaves k0, v0, k1, v1, …; on a mesh each device has its kv heads."""
+        sharding = None if mesh is None else page_sharding(mesh)
+        leaf = jax.ShapeDtypeStruct(self.pool_shape, jnp.dtype(self.dtype), sharding=sharding)
         return (leaf,) * (2 * self.num_pools)
 
     def zeros(self) -> Pages:
@@ -70,14 +81,49 @@ def cache_spec(
 def paged_attention(
     spec: CacheSpec,
     work: AttentionWork,
-    config: ReferenceConfig,
     page_ids: Int[Array, "T"],
     slots: Int[Array, "T"],
+    *,
+    attention: AttentionConfig,
+    kv_write: KvWriteConfig,
+    mesh: Mesh | None,
 ) -> Attend[Pages]:
     """An Attend that writes the step's keys and values to their pages, then attends over them.
 
     The whole step's writes come before any read, so rows may share blocks filled in this step.
+    On a mesh every device does so for its own heads, without communication.
     """
+
+    def write_and_attend(
+        q: Float[Array, "T H D"],
+        k: Float[Array, "T K D"],
+        v: Float[Array, "T K D"],
+        k_pages: Float[Array, "N K S D"],
+        v_pages: Float[Array, "N K S D"],
+        where: _Where,
+    ) -> tuple[Array, Array, Array]:
+        k_pages, v_pages = write_kv(
+            k_pages,
+            v_pages,
+            k,
+            v,
+            where.page_ids,
+            where.slots,
+            rotation=None,  # the decoder has rotated the keys
+            config=kv_write,
+        )
+        seen = ragged_paged_attention(
+            q,
+            k_pages,
+            v_pages,
+            where.work,
+            first_page=where.first_page,
+            options=AttentionOptions(scale=spec.head_dim**-0.5),
+            config=attention,
+        )
+        return seen, k_pages, v_pages
+
+    run = write_and_attend if mesh is None else _over_heads(write_and_attend, mesh)
 
     def attend(
         layer: LayerIndex,
@@ -87,20 +133,38 @@ def paged_attention(
         cache: Pages,
     ) -> tuple[Float[Array, "T H D"], Pages]:
         if isinstance(layer, int):
-            pool, first_page = layer, jnp.int32(0)
+            pool = layer
+            where = _Where(work=work, page_ids=page_ids, slots=slots, first_page=None)
         else:
-            pool, first_page = 0, layer * jnp.int32(spec.num_blocks)
-        k_pages = write_kv(cache[2 * pool], k, page_ids + first_page, slots)
-        v_pages = write_kv(cache[2 * pool + 1], v, page_ids + first_page, slots)
-        seen = ragged_paged_attention(
-            q,
-            k_pages,
-            v_pages,
-            work,
-            first_page=first_page,
-            scale=spec.head_dim**-0.5,
-            config=config,
-        )
+            pool, first = 0, layer * jnp.int32(spec.num_blocks)
+            where = _Where(work=work, page_ids=page_ids + first, slots=slots, first_page=first)
+        seen, k_pages, v_pages = run(q, k, v, cache[2 * pool], cache[2 * pool + 1], where)
         return seen, (*cache[: 2 * pool], k_pages, v_pages, *cache[2 * pool + 2 :])
 
     return attend
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Where:
+    """What a layer's attention needs besides heads and pages; the same on every device."""
+
+    work: AttentionWork
+    page_ids: Int[Array, "T"]
+    slots: Int[Array, "T"]
+    first_page: Int[Array, ""] | None
+
+
+def _over_heads(
+    function: Callable[..., tuple[Array, Array, Array]], mesh: Mesh
+) -> Callable[..., tuple[Array, Array, Array]]:
+    heads = partition_spec("tokens", "heads", "head_dim")
+    kv_heads = partition_spec("tokens", "kv_heads", "head_dim")
+    pages = partition_spec(*PAGE_AXES)
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(heads, kv_heads, kv_heads, pages, pages, partition_spec()),
+        out_specs=(heads, pages, pages),
+        check_vma=False,
+    )

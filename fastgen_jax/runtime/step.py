@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from fastgen_jax.batching.inputs import (
@@ -19,7 +20,11 @@ from fastgen_jax.batching.inputs import (
     ResultLayout,
     StepShape,
 )
+from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder
+from fastgen_jax.parallel.mesh import tensor_size
+from fastgen_jax.parallel.rows import map_rows
+from fastgen_jax.parallel.sharding import PAGE_AXES, constrain
 from fastgen_jax.runtime.cache import CacheSpec, Pages, paged_attention
 from fastgen_jax.sampling import (
     RowState,
@@ -29,19 +34,32 @@ from fastgen_jax.sampling import (
     wanted_logprobs,
     wants_logprobs,
 )
-from pallas_kernels import RaggedBatch, ReferenceConfig, plan_work
+from pallas_kernels import (
+    AttentionConfig,
+    AttentionShape,
+    KvWriteConfig,
+    KvWriteReference,
+    RaggedBatch,
+    ReferenceConfig,
+    plan_work,
+)
 
 Step = Callable[[tuple[Array, ...], Pages, RowState, Array], tuple[Pages, RowState, Array]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSpec:
-    """Everything static about a step; equal specs compile to the same program."""
+    """Everything static about a step; equal specs compile to the same program.
+
+    ``attention`` and ``kv_write`` choose the kernels by their class, and how they are cut.
+    """
 
     shape: StepShape
     max_blocks_per_seq: int
     max_logprobs: int
     cache: CacheSpec
+    attention: AttentionConfig = field(default_factory=ReferenceConfig)
+    kv_write: KvWriteConfig = field(default_factory=KvWriteReference)
 
     @property
     def inputs(self) -> InputLayout:
@@ -52,6 +70,21 @@ class StepSpec:
     def results(self) -> ResultLayout:
         """Layout of the packed result."""
         return ResultLayout(self.shape, self.max_logprobs)
+
+
+def attention_shape(model: ModelConfig, spec: StepSpec, *, num_shards: int = 1) -> AttentionShape:
+    """Sizes of a step's attention as one of ``num_shards`` devices sees them."""
+    return AttentionShape(
+        num_tokens=spec.shape.num_tokens,
+        num_rows=spec.shape.num_rows,
+        num_heads=model.num_heads // num_shards,
+        num_kv_heads=model.num_kv_heads // num_shards,
+        head_dim=model.head_dim,
+        page_size=spec.cache.block_size,
+        pages_per_row=spec.max_blocks_per_seq,
+        dtype=spec.cache.dtype,
+        kv_dtype=spec.cache.dtype,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +105,29 @@ class SplitModel:
         leaves, treedef = jax.tree.flatten(state)
         return cls(graphdef, treedef, tuple(leaves))
 
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The leaves' names, as in ``models.registry.expected_shapes``."""
+        places = jax.tree.unflatten(self.treedef, range(len(self.leaves)))
+        paths, _ = jax.tree.flatten_with_path(places)
+        return tuple(".".join(_keys(path)) for path, _ in paths)
+
     def merge(self, leaves: tuple[Array, ...]) -> Decoder:
         """The module again, around the given weights."""
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
 
 
-def build_step(split: SplitModel, spec: StepSpec) -> Step:
+def _keys(path: tuple[Any, ...]) -> list[str]:
+    return [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
+
+
+def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> Step:
     """The step as a function of flat weights, pages, row state and the packed input.
 
-    Pages and row state are meant to be donated: both come back updated in place.
+    Pages and row state are meant to be donated: both come back updated in place. On a mesh the
+    arguments are to be sharded as ``abstract_step`` says. XLA's partitioner then sums over the
+    devices twice a layer, after the products that consume split heads and feed-forward; attention
+    and sampling are shared out by hand, because it can't know that they stay within a head or row.
     """
 
     def step(
@@ -97,19 +144,38 @@ def build_step(split: SplitModel, spec: StepSpec) -> Step:
             num_single_rows=inputs["num_single_rows"],
             num_rows=inputs["num_rows"],
         )
-        attention = ReferenceConfig()
-        work = plan_work(batch, num_tokens=spec.shape.num_tokens, config=attention)
+        heads = attention_shape(model.config, spec, num_shards=tensor_size(mesh))
+        work = plan_work(batch, shape=heads, config=spec.attention)
         hidden, pages = model(
             tokens.token_ids,
             tokens.positions,
-            paged_attention(spec.cache, work, attention, tokens.page_ids, tokens.slots),
+            paged_attention(
+                spec.cache,
+                work,
+                tokens.page_ids,
+                tokens.slots,
+                attention=spec.attention,
+                kv_write=spec.kv_write,
+                mesh=mesh,
+            ),
             pages,
             unroll_layers=spec.cache.unroll_layers,
         )
         last = jnp.maximum(inputs["query_start"] + inputs["query_len"] - 1, 0)
-        token_ids, rows = _draw(model, hidden[last], inputs, rows)
-        found = _logprobs(model, hidden, last, token_ids, tokens, inputs, rows, spec)
-        return pages, rows, _pack_results(token_ids, found)
+
+        def head(hidden: Array) -> Array:
+            return constrain(model.logits(hidden), mesh, "tokens", "vocab")
+
+        def whole_head(hidden: Array) -> Array:
+            return constrain(head(hidden), mesh)
+
+        token_ids, rows = _draw(head, hidden[last], inputs, rows, mesh)
+        # On a mesh the logits of a group lie whole on every device, so a group is a device's share.
+        group = -(-spec.shape.num_rows // tensor_size(mesh))
+        found = _logprobs(whole_head, hidden, last, token_ids, tokens, inputs, rows, group, spec)
+        results = constrain(_pack_results(token_ids, found), mesh)
+        rows = jax.tree.map(lambda array: constrain(array, mesh), rows)
+        return tuple(constrain(pool, mesh, *PAGE_AXES) for pool in pages), rows, results
 
     return step
 
@@ -154,28 +220,37 @@ def _tokens(inputs: dict[str, Array], rows: RowState, spec: StepSpec) -> _Tokens
 
 
 def _draw(
-    model: Decoder, hidden: Array, inputs: dict[str, Array], rows: RowState
+    head: Callable[[Array], Array],
+    hidden: Array,
+    inputs: dict[str, Array],
+    rows: RowState,
+    mesh: Mesh | None,
 ) -> tuple[Int[Array, "R"], RowState]:
     """The rows' new tokens, also appended to their histories; no head where no row draws."""
     is_sampled = (inputs["flags"] & ROW_FLAG_SAMPLES) != 0
 
     def draw() -> Int[Array, "R"]:
-        logits = model.logits(hidden)
-        return sample(logits, rows, inputs["device_row"], inputs["kv_len"], is_sampled)
+        per_row = (inputs["device_row"], inputs["kv_len"], is_sampled)
+        return map_rows(_sample, mesh, head(hidden), per_row, rows)
 
     token_ids = lax.cond(is_sampled.any(), draw, lambda: jnp.full_like(inputs["flags"], -1))
     rows = append_tokens(rows, inputs["device_row"], inputs["kv_len"], token_ids, is_sampled)
     return token_ids, rows
 
 
+def _sample(logits: Array, per_row: tuple[Array, ...], rows: RowState) -> Int[Array, "R"]:
+    return sample(logits, rows, *per_row)
+
+
 def _logprobs(
-    model: Decoder,
+    head: Callable[[Array], Array],
     hidden: Array,
     last: Int[Array, "R"],
     token_ids: Int[Array, "R"],
     tokens: _Tokens,
     inputs: dict[str, Array],
     rows: RowState,
+    group: int,
     spec: StepSpec,
 ) -> TokenLogprobs:
     """Of the R drawn tokens, then of the T tokens that follow in their prompts, where wanted.
@@ -190,7 +265,7 @@ def _logprobs(
     column = jnp.minimum(following, rows.token_ids.shape[1] - 1)
     is_sampled = (inputs["flags"] & ROW_FLAG_SAMPLES) != 0
     return wanted_logprobs(
-        model.logits,
+        head,
         jnp.concatenate([hidden[last], hidden]),
         jnp.concatenate([token_ids, rows.token_ids[device_row, column]]),
         jnp.concatenate(
@@ -199,7 +274,7 @@ def _logprobs(
                 tokens.is_valid & is_in_prompt & wants_prompt,
             ]
         ),
-        group=spec.shape.num_rows,
+        group=group,
         k=spec.max_logprobs,
     )
 

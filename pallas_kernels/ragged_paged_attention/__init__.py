@@ -2,13 +2,29 @@
 
 from pallas_kernels.ragged_paged_attention.api import ragged_paged_attention
 from pallas_kernels.ragged_paged_attention.batch import RaggedBatch
-from pallas_kernels.ragged_paged_attention.config import ReferenceConfig
+from pallas_kernels.ragged_paged_attention.config import (
+    AttentionConfig,
+    HopperConfig,
+    ReferenceConfig,
+    SplitRule,
+    TritonConfig,
+)
+from pallas_kernels.ragged_paged_attention.options import AttentionOptions
+from pallas_kernels.ragged_paged_attention.select import select_config
+from pallas_kernels.ragged_paged_attention.shape import AttentionShape
 from pallas_kernels.ragged_paged_attention.work import AttentionWork, plan_work
 
 __all__ = [
+    "AttentionConfig",
+    "AttentionOptions",
+    "AttentionShape",
     "AttentionWork",
+    "HopperConfig",
     "RaggedBatch",
     "ReferenceConfig",
+    "SplitRule",
+    "TritonConfig",
     "plan_work",
     "ragged_paged_attention",
+    "select_config",
 ]

@@ -19,7 +19,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.ragged_paged_attention.config import ReferenceConfig
-from pallas_kernels.ragged_paged_attention.work import AttentionWork
+from pallas_kernels.ragged_paged_attention.options import AttentionOptions
+from pallas_kernels.ragged_paged_attention.work import ItemWork
 
 MASKED = -1e30  # finite, so that a wholly masked tile gives exp(0) times 0 and never NaN
 
@@ -28,6 +29,14 @@ class _Pages(NamedTuple):
     k_pages: Float[Array, "N K S D"]
     v_pages: Float[Array, "N K S D"]
     tables: Int[Array, "R C2 C"]  # C pages make the keys of one turn
+
+
+class _Extras(NamedTuple):
+    """What some models add; None leaves a part out of the program."""
+
+    sinks: Float[Array, "H"] | None
+    k_scales: Float[Array, "K"] | None
+    v_scales: Float[Array, "K"] | None
 
 
 class _Lanes(NamedTuple):
@@ -44,20 +53,24 @@ def ragged_paged_attention_reference(
     q: Float[Array, "T H D"],
     k_pages: Float[Array, "N K S D"],
     v_pages: Float[Array, "N K S D"],
-    work: AttentionWork,
+    work: ItemWork,
     *,
     first_page: Int[Array, ""],
-    scale: float,
+    options: AttentionOptions,
     config: ReferenceConfig,
+    sinks: Float[Array, "H"] | None = None,
+    k_scales: Float[Array, "K"] | None = None,
+    v_scales: Float[Array, "K"] | None = None,
 ) -> Float[Array, "T H D"]:
     """What each query sees of its row's keys; zeros for tokens that no item holds.
 
-    Scores, softmax and sums are float32; the products take the cache's dtype.
+    Scores, softmax and sums are float32; the products take the dtype of q.
     """
+    extras = _Extras(sinks, k_scales, v_scales)
 
     def attend(items: Array, count: Array, out: Array, lanes: int, queries: int, keys: int):
         pages = _Pages(k_pages, v_pages, _tables(work, first_page, keys // k_pages.shape[2]))
-        return _attend_items(q, out, pages, items, count, lanes, queries, scale)
+        return _attend_items(q, out, pages, items, count, lanes, queries, options, extras)
 
     out = jnp.zeros(q.shape, q.dtype)
     num_rows = work.single_items.shape[0] - 1
@@ -70,7 +83,7 @@ def ragged_paged_attention_reference(
 
 
 def _tables(
-    work: AttentionWork, first_page: Int[Array, ""], pages_per_turn: int
+    work: ItemWork, first_page: Int[Array, ""], pages_per_turn: int
 ) -> Int[Array, "R C2 C"]:
     num_rows, width = work.block_tables.shape
     pages_per_turn = min(max(1, pages_per_turn), width)
@@ -87,7 +100,8 @@ def _attend_items(
     num_items: Int[Array, ""],
     num_lanes: int,
     num_queries: int,
-    scale: float,
+    options: AttentionOptions,
+    extras: _Extras,
 ) -> Float[Array, "T H D"]:
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, page_size = pages.k_pages.shape[1:3]
@@ -95,6 +109,11 @@ def _attend_items(
     num_keys = pages.tables.shape[2] * page_size
     lane = jnp.arange(num_lanes, dtype=jnp.int32)
     query = jnp.arange(num_queries, dtype=jnp.int32)
+    # A sink is a key that came before all others, with a value of 0.
+    first_top, first_total = jnp.float32(MASKED), 0.0
+    if extras.sinks is not None:
+        of_head = extras.sinks.astype(jnp.float32).reshape(num_kv_heads, -1)
+        first_top, first_total = jnp.tile(of_head, (1, num_queries))[None], 1.0
 
     def turn(lanes: _Lanes) -> _Lanes:
         row, first_token, queries, position = jnp.split(_take(items, lanes.item), 4, axis=1)
@@ -108,17 +127,25 @@ def _attend_items(
         end = position + queries
         # What a page holds beyond the row's end is somebody's leftover, possibly NaN.
         is_key = (key < end)[:, None, :, None]
-        keys = _keys(pages.k_pages, ids)
-        values = jnp.where(is_key, _keys(pages.v_pages, ids), 0)
+        keys = _keys(pages.k_pages, ids).astype(q.dtype)
+        values = jnp.where(is_key, _keys(pages.v_pages, ids).astype(q.dtype), 0)
         last_seen = jnp.where(is_query, position + query[None], -1)
         last_seen = jnp.repeat(last_seen, groups // num_queries, axis=1)
         is_seen = (key[:, None, :] <= last_seen[:, :, None])[:, None]
+        if options.window is not None:
+            is_near = key[:, None, :] > last_seen[:, :, None] - options.window
+            is_seen = is_seen & is_near[:, None]
         scores = jnp.einsum("bkgd,bkwd->bkgw", mine, keys, preferred_element_type=jnp.float32)
-        scores = jnp.where(is_seen, scores * scale, MASKED)
+        scores = scores * options.scale
+        if extras.k_scales is not None:
+            scores = scores * extras.k_scales[None, :, None, None]
+        if options.softcap is not None:
+            scores = options.softcap * jnp.tanh(scores / options.softcap)
+        scores = jnp.where(is_seen, scores, MASKED)
         # Selected away and not multiplied by 0: the lane's last item may have ended in NaN.
         is_first = (lanes.turn == 0)[:, None, None]
-        old_top = jnp.where(is_first, MASKED, lanes.top)
-        old_total = jnp.where(is_first, 0.0, lanes.total)
+        old_top = jnp.where(is_first, first_top, lanes.top)
+        old_total = jnp.where(is_first, first_total, lanes.total)
         old_seen = jnp.where(is_first[..., None], 0.0, lanes.seen)
         top = jnp.maximum(old_top, scores.max(-1))
         weights = jnp.where(is_seen, jnp.exp(scores - top[..., None]), 0.0)
@@ -130,7 +157,10 @@ def _attend_items(
             values,
             preferred_element_type=jnp.float32,
         )
-        result = (seen / jnp.maximum(total, 1e-30)[..., None]).astype(out.dtype)
+        result = seen / jnp.maximum(total, 1e-30)[..., None]
+        if extras.v_scales is not None:
+            result = result * extras.v_scales[None, :, None, None]
+        result = result.astype(out.dtype)
         result = result.reshape(num_lanes, num_kv_heads, num_queries, -1, head_dim).swapaxes(1, 2)
         is_through = (lanes.turn + 1) * num_keys >= end[:, 0]
         place = (is_through[None] & (lane[None] <= lane[:, None])).sum(-1, dtype=jnp.int32)

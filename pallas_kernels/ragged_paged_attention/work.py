@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pallas_kernels.ragged_paged_attention.batch import RaggedBatch
-from pallas_kernels.ragged_paged_attention.config import ReferenceConfig
+from pallas_kernels.ragged_paged_attention.config import AttentionConfig, ReferenceConfig
+from pallas_kernels.ragged_paged_attention.shape import AttentionShape
+from pallas_kernels.ragged_paged_attention.units import KernelWork, plan_units
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionWork:
-    """What to attend, computed once a step and used by every layer.
+class ItemWork:
+    """What the reference attends, computed once a step and used by every layer.
 
     An item is (row, first token, number of queries, position of the first query); entries beyond
     the counts are zeros, which is an item without queries.
@@ -35,8 +37,27 @@ class AttentionWork:
     block_tables: Int[Array, "R P"]
 
 
-def plan_work(batch: RaggedBatch, *, num_tokens: int, config: ReferenceConfig) -> AttentionWork:
-    """The items of a ragged batch of at most num_tokens tokens."""
+AttentionWork = ItemWork | KernelWork
+
+
+def plan_work(
+    batch: RaggedBatch,
+    *,
+    shape: AttentionShape,
+    config: AttentionConfig,
+    window: int | None = None,
+) -> AttentionWork:
+    """The work of a ragged batch, for layers with this window and for attention with this config.
+
+    Computed once a step on the device. ``window`` is the layer's sliding window: a kernel leaves
+    out the blocks of keys that no query sees.
+    """
+    if isinstance(config, ReferenceConfig):
+        return _plan_items(batch, num_tokens=shape.num_tokens, config=config)
+    return plan_units(batch, shape=shape, config=config, window=window)
+
+
+def _plan_items(batch: RaggedBatch, *, num_tokens: int, config: ReferenceConfig) -> ItemWork:
     num_rows = batch.query_start.shape[0]
     position = batch.kv_len - batch.query_len
     is_row = jnp.arange(num_rows, dtype=jnp.int32) < batch.num_rows
@@ -63,7 +84,7 @@ def plan_work(batch: RaggedBatch, *, num_tokens: int, config: ReferenceConfig) -
         ],
         1,
     )
-    return AttentionWork(
+    return ItemWork(
         single_items=singles,
         num_singles=batch.num_single_rows,
         tile_items=jnp.where((item < past[-1])[:, None], tile_items, 0),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import RaggedBatch
+from pallas_kernels import AttentionOptions, RaggedBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,21 @@ def make_inputs(case: AttentionCase, seed: int = 0) -> AttentionInputs:
     )
 
 
-def dense_attention(case: AttentionCase, inputs: AttentionInputs, scale: float) -> np.ndarray:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionExtras:
+    """Per-head arrays of a call; None where a call has none."""
+
+    sinks: np.ndarray | None = None
+    k_scales: np.ndarray | None = None
+    v_scales: np.ndarray | None = None
+
+
+def dense_attention(
+    case: AttentionCase,
+    inputs: AttentionInputs,
+    options: AttentionOptions,
+    extras: AttentionExtras = AttentionExtras(),
+) -> np.ndarray:
     """What every query sees, in float64; zeros for tokens of no row."""
     q, k_pages, v_pages = (
         np.asarray(array, np.float64) for array in (inputs.q, inputs.k_pages, inputs.v_pages)
@@ -84,14 +98,25 @@ def dense_attention(case: AttentionCase, inputs: AttentionInputs, scale: float) 
     for r, (queries, keys) in enumerate(case.rows):
         table = np.asarray(inputs.batch.block_tables)[r]
         for i in range(queries):
-            seen = keys - queries + i + 1
-            pages = table[np.arange(seen) // case.page_size]
-            slots = np.arange(seen) % case.page_size
+            end = keys - queries + i + 1
+            start = 0 if options.window is None else max(0, end - options.window)
+            positions = np.arange(start, end)
+            pages, slots = table[positions // case.page_size], positions % case.page_size
             for head in range(case.num_heads):
                 k, v = (p[pages, head // group, slots] for p in (k_pages, v_pages))
-                scores = k @ q[token, head] * scale
-                weights = np.exp(scores - scores.max())
-                out[token, head] = weights @ v / weights.sum()
+                scores = k @ q[token, head] * options.scale
+                if extras.k_scales is not None:
+                    scores = scores * extras.k_scales[head // group]
+                if options.softcap is not None:
+                    scores = options.softcap * np.tanh(scores / options.softcap)
+                top = scores.max()
+                weights = np.exp(scores - top)
+                total = weights.sum()
+                if extras.sinks is not None:
+                    total += np.exp(extras.sinks[head] - top)
+                out[token, head] = weights @ v / total
+                if extras.v_scales is not None:
+                    out[token, head] *= extras.v_scales[head // group]
             token += 1
     return out
 

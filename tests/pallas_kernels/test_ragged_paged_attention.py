@@ -1,4 +1,4 @@
-"""One class of tests for every implementation of the attention."""
+"""The attention's public call, and the XLA reference under the shared tests."""
 
 from __future__ import annotations
 
@@ -11,132 +11,58 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pallas_kernels import RaggedBatch, ReferenceConfig, plan_work, ragged_paged_attention
-from tests.pallas_kernels.dense_attention import (
-    AttentionCase,
-    AttentionInputs,
-    dense_attention,
-    make_inputs,
+from pallas_kernels import (
+    HopperConfig,
+    RaggedBatch,
+    ReferenceConfig,
+    plan_work,
+    ragged_paged_attention,
 )
+from tests.pallas_kernels.attention_contract import (
+    FLOAT32_TOLERANCE,
+    SCENARIOS,
+    AttentionContract,
+    Scenario,
+    mix,
+)
+from tests.pallas_kernels.dense_attention import AttentionCase, AttentionInputs, dense_attention
 
 pytestmark = pytest.mark.usefixtures("jax_strict")
 
-# float32 sums of up to 128 products of unit normals, in another order than the float64 check.
-FLOAT32_TOLERANCE = 2e-5
-# bfloat16 has 8 bits: keys, values and weights are each rounded by up to 2^-9.
-BFLOAT16_TOLERANCE = 3e-2
-
 SMALL_TILES = ReferenceConfig(decode_keys=16, decode_lanes=1, chunk_queries=4, chunk_keys=16)
-
-CASES = {
-    "one decode": AttentionCase(rows=((1, 9),), num_tokens=1, max_rows=1),
-    "first token": AttentionCase(rows=((1, 1),), num_tokens=4, max_rows=2),
-    "decodes": AttentionCase(
-        rows=((1, 1), (1, 8), (1, 9), (1, 100), (1, 128)), num_tokens=8, max_rows=8
-    ),
-    "whole prompt": AttentionCase(rows=((17, 17),), num_tokens=24, max_rows=3),
-    "chunk in the middle": AttentionCase(rows=((16, 96),), num_tokens=16, max_rows=4),
-    "mix": AttentionCase(
-        rows=((1, 40), (1, 7), (5, 5), (3, 64), (13, 33)), num_tokens=32, max_rows=8
-    ),
-    "single-token prompt rows": AttentionCase(rows=((1, 1), (1, 1)), num_tokens=2, max_rows=2),
-    "no rows": AttentionCase(rows=(), num_tokens=8, max_rows=4),
-    "full step": AttentionCase(rows=((1, 65), (31, 63)), num_tokens=32, max_rows=2),
-    "odd group": AttentionCase(
-        rows=((1, 30), (9, 20)), num_tokens=12, max_rows=4, num_heads=7, num_kv_heads=1
-    ),
-    "no group": AttentionCase(
-        rows=((1, 30), (9, 20)), num_tokens=12, max_rows=4, num_heads=3, num_kv_heads=3
-    ),
-    "large pages": AttentionCase(
-        rows=((1, 130), (6, 70)), num_tokens=8, max_rows=4, page_size=64, pages_per_row=3
-    ),
-    "table no multiple of the tile": AttentionCase(
-        rows=((1, 33), (6, 35)), num_tokens=8, max_rows=4, pages_per_row=5
-    ),
-    "bfloat16": AttentionCase(
-        rows=((1, 40), (1, 7), (5, 5), (13, 33)), num_tokens=32, max_rows=8, dtype="bfloat16"
-    ),
-}
-
-
-class AttentionContract:
-    """What an implementation must satisfy; subclasses say how it is called."""
-
-    def attend(self, inputs: AttentionInputs, scale: float) -> jax.Array:
-        """The implementation's result."""
-        raise NotImplementedError
-
-    @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-    def test_equals_dense_attention(self, case: AttentionCase) -> None:
-        inputs = make_inputs(case)
-        seen = np.asarray(self.attend(inputs, 0.25), np.float64)
-        tolerance = BFLOAT16_TOLERANCE if case.dtype == "bfloat16" else FLOAT32_TOLERANCE
-        np.testing.assert_allclose(seen, dense_attention(case, inputs, 0.25), atol=tolerance)
-
-    def test_a_row_does_not_depend_on_its_neighbours(self) -> None:
-        case = AttentionCase(rows=((1, 50), (1, 20), (9, 41)), num_tokens=16, max_rows=4)
-        inputs = make_inputs(case)
-        together = np.asarray(self.attend(inputs, 0.25))
-        batch = inputs.batch
-        alone = replace(
-            inputs.batch,
-            query_start=batch.query_start.at[:3].set(jnp.array([2, 0, 0])),
-            query_len=batch.query_len.at[:3].set(jnp.array([9, 0, 0])),
-            kv_len=batch.kv_len.at[:3].set(jnp.array([41, 0, 0])),
-            block_tables=batch.block_tables.at[0].set(batch.block_tables[2]),
-            num_single_rows=jnp.int32(0),
-            num_rows=jnp.int32(1),
-        )
-        lone = self.attend(AttentionInputs(inputs.q, inputs.k_pages, inputs.v_pages, alone), 0.25)
-        np.testing.assert_array_equal(together[2:11], np.asarray(lone)[2:11])
-
-    def test_nan_stays_in_its_row(self) -> None:
-        """A lane or tile that held NaN gives its next row clean results."""
-        case = AttentionCase(rows=((1, 20), (1, 30), (5, 9), (6, 40)), num_tokens=16, max_rows=4)
-        inputs = make_inputs(case)
-        poisoned = inputs.q.at[0].set(jnp.nan).at[2:7].set(jnp.nan)
-        seen = np.asarray(
-            self.attend(
-                AttentionInputs(poisoned, inputs.k_pages, inputs.v_pages, inputs.batch), 0.25
-            )
-        )
-        expected = dense_attention(case, inputs, 0.25)
-        assert np.isnan(seen[[0, 2, 6]]).all()
-        np.testing.assert_allclose(
-            seen[[1, *range(7, 13)]], expected[[1, *range(7, 13)]], atol=FLOAT32_TOLERANCE
-        )
-
-    def test_a_wrong_mask_is_noticed(self) -> None:
-        """The dense check can fail: one key more or less at a page's edge is far off."""
-        case = AttentionCase(rows=((1, 17),), num_tokens=2, max_rows=1)
-        inputs = make_inputs(case)
-        short = replace(inputs.batch, kv_len=inputs.batch.kv_len - 1)
-        seen = self.attend(AttentionInputs(inputs.q, inputs.k_pages, inputs.v_pages, short), 0.25)
-        expected = dense_attention(case, inputs, 0.25)
-        assert np.abs(np.asarray(seen)[0] - expected[0]).max() > 100 * FLOAT32_TOLERANCE
 
 
 class TestReference(AttentionContract):
     """The XLA reference with tiles so small that every loop turns several times."""
 
-    def attend(self, inputs: AttentionInputs, scale: float) -> jax.Array:
+    def attend(self, scenario: Scenario, inputs: AttentionInputs) -> np.ndarray:
         """The reference's result."""
-        return attend_reference(inputs, scale, SMALL_TILES)
+        return attend_reference(scenario, inputs, SMALL_TILES)
 
 
 def attend_reference(
-    inputs: AttentionInputs, scale: float, config: ReferenceConfig, first_page: int = 0
-) -> jax.Array:
+    scenario: Scenario, inputs: AttentionInputs, config: ReferenceConfig, first_page: int = 0
+) -> np.ndarray:
     """The public call, compiled."""
+    extras = scenario.extras
 
     def call(q: jax.Array, k: jax.Array, v: jax.Array, batch: RaggedBatch) -> jax.Array:
-        work = plan_work(batch, num_tokens=q.shape[0], config=config)
+        work = plan_work(batch, shape=scenario.shape, config=config, window=scenario.window)
         return ragged_paged_attention(
-            q, k, v, work, scale=scale, config=config, first_page=jnp.int32(first_page)
+            q,
+            k,
+            v,
+            work,
+            options=scenario.options,
+            config=config,
+            sinks=None if extras.sinks is None else jnp.asarray(extras.sinks),
+            k_scales=None if extras.k_scales is None else jnp.asarray(extras.k_scales),
+            v_scales=None if extras.v_scales is None else jnp.asarray(extras.v_scales),
+            first_page=jnp.int32(first_page),
         )
 
-    return jax.jit(call)(inputs.q, inputs.k_pages, inputs.v_pages, inputs.batch)
+    seen = jax.jit(call)(inputs.q, inputs.k_pages, inputs.v_pages, inputs.batch)
+    return np.asarray(seen, np.float64)
 
 
 @given(st.data())
@@ -144,52 +70,82 @@ def attend_reference(
 def test_random_mixes_equal_dense_attention(data: st.DataObject) -> None:
     singles = data.draw(st.lists(st.integers(1, 60), max_size=4))
     chunks = data.draw(st.lists(st.tuples(st.integers(2, 9), st.integers(0, 50)), max_size=3))
-    case = AttentionCase(
-        rows=(*((1, keys) for keys in singles), *((q, q + before) for q, before in chunks)),
-        num_tokens=32,
-        max_rows=8,
-    )
-    inputs = make_inputs(case, seed=data.draw(st.integers(0, 99)))
-    seen = np.asarray(attend_reference(inputs, 0.25, SMALL_TILES))
-    expected = dense_attention(case, inputs, 0.25)
-    np.testing.assert_allclose(seen, expected, atol=FLOAT32_TOLERANCE)
+    rows = (*((1, keys) for keys in singles), *((q, q + before) for q, before in chunks))
+    case = AttentionCase(rows=rows, num_tokens=32, max_rows=8)
+    scenario = Scenario(case=case)
+    inputs = scenario.inputs(data.draw(st.integers(0, 99)))
+    scenario.check(attend_reference(scenario, inputs, SMALL_TILES), inputs)
 
 
-def test_the_default_tiles_equal_dense_attention() -> None:
-    """The sizes that the engine runs with; CASES are checked with sizes that loop more."""
+@pytest.mark.parametrize("pages_per_row", [32, 27])
+def test_the_default_tiles_equal_dense_attention(pages_per_row: int) -> None:
+    """The sizes that the engine runs with; a table need not be a multiple of the tile."""
     case = AttentionCase(
-        rows=((1, 200), (1, 7), (70, 150)), num_tokens=96, max_rows=8, pages_per_row=32
+        rows=((1, 200), (1, 7), (70, 150)), num_tokens=96, max_rows=8, pages_per_row=pages_per_row
     )
-    inputs = make_inputs(case)
-    seen = np.asarray(attend_reference(inputs, 0.25, ReferenceConfig()))
-    expected = dense_attention(case, inputs, 0.25)
-    np.testing.assert_allclose(seen, expected, atol=FLOAT32_TOLERANCE)
+    scenario = Scenario(case=case)
+    inputs = scenario.inputs()
+    scenario.check(attend_reference(scenario, inputs, ReferenceConfig()), inputs)
 
 
 def test_pages_of_a_later_layer() -> None:
     """A pool that holds two layers end to end gives the same for the second."""
-    case = CASES["mix"]
-    inputs = make_inputs(case)
-    alone = attend_reference(inputs, 0.25, SMALL_TILES)
+    scenario = SCENARIOS["group of 4"]
+    inputs = scenario.inputs()
+    alone = attend_reference(scenario, inputs, SMALL_TILES)
     pools = [
         jnp.concatenate([jnp.full_like(p, jnp.nan), p]) for p in (inputs.k_pages, inputs.v_pages)
     ]
     both = AttentionInputs(inputs.q, pools[0], pools[1], inputs.batch)
-    seen = attend_reference(both, 0.25, SMALL_TILES, first_page=inputs.k_pages.shape[0])
-    np.testing.assert_array_equal(np.asarray(seen), np.asarray(alone))
+    seen = attend_reference(scenario, both, SMALL_TILES, first_page=inputs.k_pages.shape[0])
+    np.testing.assert_array_equal(seen, alone)
 
 
-@pytest.mark.parametrize("change", ["heads", "size", "pools"])
-def test_shapes_that_do_not_fit_are_named(change: str) -> None:
-    case = CASES["one decode"]
-    inputs = make_inputs(case)
+def test_tokens_of_no_row_are_zeros() -> None:
+    scenario = SCENARIOS["group of 4"]
+    seen = attend_reference(scenario, scenario.inputs(), SMALL_TILES)
+    assert not seen[sum(queries for queries, _ in scenario.case.rows) :].any()
+
+
+def test_a_wrong_mask_is_noticed() -> None:
+    """The dense check can fail: one key more or less at a page's edge is far off."""
+    scenario = Scenario(case=mix(num_heads=4, num_kv_heads=1, rows=((1, 17),), max_rows=1))
+    inputs = scenario.inputs()
+    short = replace(inputs.batch, kv_len=inputs.batch.kv_len - 1)
+    seen = attend_reference(scenario, replace(inputs, batch=short), SMALL_TILES)
+    expected = dense_attention(scenario.case, inputs, scenario.options)
+    assert np.abs(seen[0] - expected[0]).max() > 100 * FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("change", ["heads", "size", "pools", "sinks", "scales", "work"])
+def test_arguments_that_do_not_fit_are_named(change: str) -> None:
+    scenario = SCENARIOS["one decode"]
+    inputs = scenario.inputs()
     q, k, v = inputs.q, inputs.k_pages, inputs.v_pages
+    work = plan_work(inputs.batch, shape=scenario.shape, config=SMALL_TILES)
+    sinks = k_scales = None
+    words = r"\("
     if change == "heads":
-        q = q[:, :5]
+        q, k, v = q[:, :3], k.repeat(2, 1), v.repeat(2, 1)
     elif change == "size":
         q = q[..., :8]
-    else:
+    elif change == "pools":
         v = v[1:]
-    work = plan_work(inputs.batch, num_tokens=1, config=SMALL_TILES)
-    with pytest.raises(ValueError, match=r"\("):
-        ragged_paged_attention(q, k, v, work, scale=1.0, config=SMALL_TILES)
+    elif change == "sinks":
+        sinks, words = jnp.zeros(3), "sinks"
+    elif change == "scales":
+        k_scales, words = jnp.ones(1), "k_scales and v_scales"
+    else:
+        work = plan_work(inputs.batch, shape=scenario.shape, config=HopperConfig())
+        words = "KernelWork"
+    with pytest.raises(ValueError, match=words):
+        ragged_paged_attention(
+            q,
+            k,
+            v,
+            work,
+            options=scenario.options,
+            config=SMALL_TILES,
+            sinks=sinks,
+            k_scales=k_scales,
+        )

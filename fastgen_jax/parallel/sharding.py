@@ -1,0 +1,121 @@
+"""Which axis of which array is split over which axis of the mesh: one table for everything."""
+
+from __future__ import annotations
+
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from fastgen_jax.errors import ConfigError, UnsupportedModelError
+from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.parallel.mesh import TENSOR
+
+# Logical axis -> axis of the mesh, None where every device holds all of it.
+MESH_AXIS_OF: dict[str, str | None] = {
+    "tokens": None,
+    "vocab": TENSOR,
+    "embed": None,
+    "heads": TENSOR,
+    "kv_heads": TENSOR,
+    "mlp": TENSOR,
+    "pages": None,
+    "slots": None,
+    "head_dim": None,
+}
+
+# Last part of a weight's name -> its logical axes. Matrices are stored [in, out]: those that
+# produce heads or the feed-forward are split along the output, those that consume them along the
+# input, so that a layer needs one sum over devices after "o" and one after "down".
+WEIGHT_AXES: dict[str, tuple[str, ...]] = {
+    "embed": ("vocab", "embed"),
+    "attn_norm": ("embed",),
+    "q": ("embed", "heads"),
+    "k": ("embed", "kv_heads"),
+    "v": ("embed", "kv_heads"),
+    "o": ("heads", "embed"),
+    "mlp_norm": ("embed",),
+    "gate": ("embed", "mlp"),
+    "up": ("embed", "mlp"),
+    "down": ("mlp", "embed"),
+    "final_norm": ("embed",),
+    "head": ("vocab", "embed"),
+}
+
+PAGE_AXES = ("pages", "kv_heads", "slots", "head_dim")
+
+
+def partition_spec(*axes: str) -> PartitionSpec:
+    """The split of an array with the given logical axes; without axes, an array on every device."""
+    return PartitionSpec(*(MESH_AXIS_OF[axis] for axis in axes))
+
+
+def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+    """The sharding of an array with the given logical axes; without axes, replicated."""
+    return NamedSharding(mesh, partition_spec(*axes))
+
+
+def weight_sharding(mesh: Mesh, name: str) -> NamedSharding:
+    """The sharding of a weight by its name in ``models.registry.expected_shapes``.
+
+    Raises:
+        UnsupportedModelError: the table has no entry for such a weight.
+    """
+    part = name.rsplit(".", 1)[-1]
+    if part not in WEIGHT_AXES:
+        raise UnsupportedModelError(
+            "nothing is known about how to split this weight over devices",
+            field="weight",
+            value=name,
+            remedy=f"give {part!r} its axes in WEIGHT_AXES, or run on one device",
+        )
+    return sharding(mesh, *WEIGHT_AXES[part])
+
+
+def page_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of a pool of keys or values [N, K, S, D]: each device has its kv heads."""
+    return sharding(mesh, *PAGE_AXES)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole: row state, inputs and results."""
+    return sharding(mesh)
+
+
+def constrain(array: Array, mesh: Mesh | None, *axes: str) -> Array:
+    """The array, which XLA's partitioner must split by these logical axes; as is without a mesh."""
+    if mesh is None:
+        return array
+    return lax.with_sharding_constraint(array, sharding(mesh, *axes))
+
+
+def check_divisible(model: ModelConfig, tensor: int) -> None:
+    """Refuse a tensor size that doesn't split the model evenly.
+
+    Raises:
+        ConfigError: names the sizes of the model that don't divide, and tensor sizes that work.
+    """
+    sizes = _split_sizes(model)
+    broken = [f"{name}={size}" for name, size in sizes.items() if tensor < 1 or size % tensor]
+    if broken:
+        fitting = ", ".join(str(size) for size in fitting_tensor_sizes(model))
+        raise ConfigError(
+            f"the model's {', '.join(broken)} can't be split evenly over that many devices",
+            field="tensor_parallel_size",
+            value=tensor,
+            remedy=f"use one of {fitting}",
+        )
+
+
+def fitting_tensor_sizes(model: ModelConfig) -> tuple[int, ...]:
+    """Every tensor size that splits the model evenly, ascending."""
+    sizes = _split_sizes(model).values()
+    return tuple(n for n in range(1, min(sizes) + 1) if all(size % n == 0 for size in sizes))
+
+
+def _split_sizes(model: ModelConfig) -> dict[str, int]:
+    return {
+        "num_heads": model.num_heads,
+        "num_kv_heads": model.num_kv_heads,
+        "intermediate_size": model.intermediate_size,
+        "vocab_size": model.vocab_size,
+    }

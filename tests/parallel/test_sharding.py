@@ -1,0 +1,115 @@
+"""The sharding table, the mesh, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from fastgen_jax.errors import ConfigError, UnsupportedModelError
+from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.parallel.mesh import MESH_AXES, make_mesh, tensor_size
+from fastgen_jax.parallel.sharding import (
+    check_divisible,
+    fitting_tensor_sizes,
+    page_sharding,
+    replicated,
+    weight_sharding,
+)
+
+MODEL = ModelConfig(
+    architecture="LlamaForCausalLM",
+    vocab_size=96,
+    hidden_size=24,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=12,
+    num_kv_heads=6,
+    head_dim=4,
+    max_position_embeddings=64,
+    rms_norm_eps=1e-5,
+    rope_theta=1e4,
+    tie_word_embeddings=False,
+)
+
+
+def one_device_mesh() -> jax.sharding.Mesh:
+    return make_mesh(jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("names", "spec"),
+    [
+        (("embed", "head"), PartitionSpec("tensor", None)),
+        (("layers.1.q", "layers.0.k", "layers.1.v"), PartitionSpec(None, "tensor")),
+        (("layers.0.gate", "layers.1.up"), PartitionSpec(None, "tensor")),
+        (("layers.0.o", "layers.1.down"), PartitionSpec("tensor", None)),
+        (("final_norm", "layers.0.attn_norm", "layers.1.mlp_norm"), PartitionSpec(None)),
+    ],
+)
+def test_how_each_weight_is_split(names: tuple[str, ...], spec: PartitionSpec) -> None:
+    for name in names:
+        assert weight_sharding(one_device_mesh(), name).spec == spec
+
+
+def test_every_weight_of_a_model_has_as_many_axes_as_in_the_table() -> None:
+    for name, shape in expected_shapes(MODEL).items():
+        assert len(weight_sharding(one_device_mesh(), name).spec) == len(shape), name
+
+
+def test_pages_are_split_over_kv_heads_and_the_rest_is_everywhere() -> None:
+    mesh = one_device_mesh()
+    assert page_sharding(mesh).spec == PartitionSpec(None, "tensor", None, None)
+    assert replicated(mesh).spec == PartitionSpec()
+
+
+def test_an_unknown_weight_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.router.*WEIGHT_AXES"):
+        weight_sharding(one_device_mesh(), "layers.0.router")
+
+
+def test_a_mesh_has_all_axes_and_leaves_the_rest_to_the_partitioner() -> None:
+    mesh = one_device_mesh()
+    assert mesh.axis_names == MESH_AXES == ("data", "tensor", "expert")
+    assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+    assert tensor_size(mesh) == tensor_size(None) == 1
+
+
+@pytest.mark.parametrize("axis", ["data", "expert"])
+def test_only_tensor_may_have_devices(axis: str) -> None:
+    with pytest.raises(ConfigError, match=f"{axis}=2: only tensor parallelism"):
+        make_mesh(jax.devices()[:1] * 2, **{axis: 2})
+
+
+def test_a_size_below_1_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tensor=0: must be at least 1"):
+        make_mesh([], tensor=0)
+
+
+def test_the_number_of_devices_must_be_that_of_the_mesh() -> None:
+    with pytest.raises(ConfigError, match=r"tensor=4: the mesh needs 4 devices .* given 1"):
+        make_mesh(jax.devices()[:1], tensor=4)
+
+
+def test_sizes_that_divide_are_found() -> None:
+    assert fitting_tensor_sizes(MODEL) == (1, 2, 3, 6)
+    for tensor in (1, 2, 3, 6):
+        check_divisible(MODEL, tensor)
+
+
+@pytest.mark.parametrize("tensor", [0, 4, 5, 12])
+def test_other_sizes_are_refused_with_those_that_work(tensor: int) -> None:
+    with pytest.raises(ConfigError, match=rf"tensor_parallel_size={tensor}: .*use one of 1, 2, 3"):
+        check_divisible(MODEL, tensor)
+
+
+@pytest.mark.parametrize(
+    ("field", "size"),
+    [("num_heads", 9), ("num_kv_heads", 3), ("intermediate_size", 45), ("vocab_size", 93)],
+)
+def test_the_error_names_what_does_not_divide(field: str, size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"the model's {field}={size} can't be split"):
+        check_divisible(replace(MODEL, **{field: size}), 2)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from fastgen_jax.errors import ConfigError
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 _CPU_STEP_OVERHEAD = 8
 _GPU_STEP_OVERHEAD = 256
 
+Implementation = Literal["mosaic_gpu", "triton", "xla"]
+
 DTYPES = ("auto", "float32", "bfloat16")
+IMPLEMENTATIONS = ("auto", *get_args(Implementation))
 LOAD_FORMATS = ("auto", "gguf", "safetensors", "dummy")
 
 
@@ -49,6 +52,8 @@ class EngineConfig:
         max_logit_bias: most logit_bias entries of a request.
         max_bad_words: most token sequences that a request's bad_words may become.
         seed: start of the seeds given to requests without one.
+        implementation: of attention and page write: "mosaic_gpu", "triton" or "xla", which fails
+            where it can't serve the model. "auto": the best that serves it on the device.
         load_format: "auto" | "gguf" | "safetensors", or "dummy" for random weights.
         compilation_cache_dir: where compiled steps are kept between processes. None: in the
             user's cache directory; "off": nowhere.
@@ -74,6 +79,7 @@ class EngineConfig:
     max_logit_bias: int = 320
     max_bad_words: int = 64
     seed: int = 0
+    implementation: str = "auto"
     load_format: str = "auto"
     compilation_cache_dir: str | None = None
     compile_in_background: bool = False
@@ -94,6 +100,7 @@ class EngineConfig:
             if not isinstance(getattr(self, name), bool):
                 raise self._invalid(name, "must be True or False")
         self._check_choice("dtype", DTYPES)
+        self._check_choice("implementation", IMPLEMENTATIONS)
         self._check_choice("load_format", LOAD_FORMATS)
         fraction = self.kv_cache_memory_fraction
         is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
@@ -193,11 +200,13 @@ class ResolvedConfig:
 
     Attributes:
         dtype: "float32" or "bfloat16".
+        implementation: of attention and page write; None for the best.
         max_blocks_per_seq: blocks that a request of max_model_len needs (P).
         step_overhead: what a step costs before its first token, in tokens: reading the weights.
     """
 
     dtype: str
+    implementation: Implementation | None
     token_budget: int
     max_num_seqs: int
     block_size: int
@@ -239,8 +248,10 @@ def resolve_config(config: EngineConfig, *, platform: str, model_max_len: int) -
             value=shapes,
             remedy="lower the rows or raise max_num_seqs",
         )
+    named = None if config.implementation == "auto" else config.implementation
     return ResolvedConfig(
         dtype=dtype,
+        implementation=cast("Implementation | None", named),
         token_budget=token_budget,
         max_num_seqs=max_num_seqs,
         block_size=config.block_size,

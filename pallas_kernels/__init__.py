@@ -26,7 +26,7 @@ from pallas_kernels.ragged_paged_attention import (
     ragged_paged_attention,
     select_config,
 )
-from pallas_kernels.target import A100, CPU, H100, Implementation, Target
+from pallas_kernels.target import A100, CPU, H100, Implementation, Target, target_of
 
 __all__ = [
     "A100",
@@ -52,5 +52,6 @@ __all__ = [
     "ragged_paged_attention",
     "select_config",
     "select_write_config",
+    "target_of",
     "write_kv",
 ]

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.rope import apply_rope, rope_tables
+from fastgen_jax.models.rope import Rotation, apply_rope, rope_tables
 
 LayerIndex = int | Array  # a Python int when layers are unrolled, a traced scalar when looped
 
@@ -21,7 +21,11 @@ VECTORS = ("attn_norm", "mlp_norm")
 
 
 class Attend[Cache](Protocol):
-    """Stores a layer's new keys and values and returns what its queries see."""
+    """Stores a layer's new keys and values and returns what its queries see.
+
+    The queries come rotated, the keys don't: writing them to a cache is where a kernel rotates
+    them on the way.
+    """
 
     def __call__(
         self,
@@ -29,6 +33,7 @@ class Attend[Cache](Protocol):
         q: Float[Array, "T H D"],
         k: Float[Array, "T K D"],
         v: Float[Array, "T K D"],
+        rotation: Rotation,
         cache: Cache,
     ) -> tuple[Float[Array, "T H D"], Cache]:
         """Attention output and the cache with this layer's keys and values in it."""
@@ -75,10 +80,11 @@ class Decoder(nnx.Module):
         and copies no weight.
         """
         x = self.embed[...][token_ids]
-        tables = rope_tables(positions, head_dim=self.config.head_dim, theta=self.config.rope_theta)
+        config = self.config
+        rotation = rope_tables(positions, head_dim=config.head_dim, theta=config.rope_theta)
 
         def run(layer: LayerIndex, weights: _LayerWeights, x: Array, cache: Cache):
-            return _layer_forward(self.config, layer, weights, x, tables, attend, cache)
+            return _layer_forward(self.config, layer, weights, x, rotation, attend, cache)
 
         if unroll_layers:
             for index, layer in enumerate(self.layers):
@@ -144,17 +150,17 @@ def _layer_forward[Cache](
     layer: LayerIndex,
     weights: _LayerWeights,
     x: Float[Array, "T E"],
-    tables: tuple[Array, Array],
+    rotation: Rotation,
     attend: Attend[Cache],
     cache: Cache,
 ) -> tuple[Float[Array, "T E"], Cache]:
     num_tokens, head_dim = x.shape[0], config.head_dim
     normed = rms_norm(x, weights.vector("attn_norm"), config.rms_norm_eps)
     q, k, v = weights.project(("q", "k", "v"), normed)
-    q = apply_rope(q.reshape(num_tokens, config.num_heads, head_dim), tables)
-    k = apply_rope(k.reshape(num_tokens, config.num_kv_heads, head_dim), tables)
+    q = apply_rope(q.reshape(num_tokens, config.num_heads, head_dim), rotation)
+    k = k.reshape(num_tokens, config.num_kv_heads, head_dim)
     v = v.reshape(num_tokens, config.num_kv_heads, head_dim)
-    seen, cache = attend(layer, q, k, v, cache)
+    seen, cache = attend(layer, q, k, v, rotation, cache)
     (attended,) = weights.project(("o",), seen.reshape(num_tokens, -1))
     x = x + attended
     normed = rms_norm(x, weights.vector("mlp_norm"), config.rms_norm_eps)
@@ -188,8 +194,10 @@ def dense_attention(
 def dense_logits(model: Decoder, token_ids: Int[Array, "T"]) -> Float[Array, "T V"]:
     """Logits after every token of one sequence, computed without cache or chunks."""
 
-    def attend(layer: LayerIndex, q: Array, k: Array, v: Array, cache: None):
-        return dense_attention(q, k, v), cache
+    def attend(
+        layer: LayerIndex, q: Array, k: Array, v: Array, rotation: Rotation, cache: None
+    ) -> tuple[Array, None]:
+        return dense_attention(q, apply_rope(k, rotation), v), cache
 
     positions = jnp.arange(token_ids.shape[0], dtype=jnp.int32)
     hidden, _ = model(token_ids, positions, attend, None, unroll_layers=True)

@@ -28,10 +28,12 @@ from fastgen_jax.runtime.compile import (
     compile_programs,
 )
 from fastgen_jax.runtime.executor import WRITE_ROW, Executor
+from fastgen_jax.runtime.kernels import with_kernels
 from fastgen_jax.runtime.memory import MemoryPlan, available_bytes, plan_blocks, step_bytes
 from fastgen_jax.runtime.program_cache import ProgramCache
 from fastgen_jax.runtime.step import SplitModel, StepSpec
 from fastgen_jax.sampling import RowLimits, init_row_state, write_row
+from pallas_kernels import target_of
 
 ALLOCATE = "allocate"
 
@@ -112,11 +114,16 @@ def build_runtime(
                 unroll_layers=unroll_layers,
             )
             specs = [
-                StepSpec(
-                    shape=StepShape(*shape),
-                    max_blocks_per_seq=config.max_blocks_per_seq,
-                    max_logprobs=limits.max_logprobs,
-                    cache=cache,
+                with_kernels(
+                    StepSpec(
+                        shape=StepShape(*shape),
+                        max_blocks_per_seq=config.max_blocks_per_seq,
+                        max_logprobs=limits.max_logprobs,
+                        cache=cache,
+                    ),
+                    model,
+                    target_of(device),
+                    implementation=config.implementation,
                 )
                 for shape in config.step_shapes
             ]

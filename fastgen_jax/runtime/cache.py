@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Attend, LayerIndex
+from fastgen_jax.models.rope import Rotation
 from fastgen_jax.parallel.sharding import PAGE_AXES, page_sharding, partition_spec
 from pallas_kernels import (
     AttentionConfig,
@@ -100,6 +101,7 @@ def paged_attention(
         v: Float[Array, "T K D"],
         k_pages: Float[Array, "N K S D"],
         v_pages: Float[Array, "N K S D"],
+        rotation: Rotation,
         where: _Where,
     ) -> tuple[Array, Array, Array]:
         k_pages, v_pages = write_kv(
@@ -109,7 +111,7 @@ def paged_attention(
             v,
             where.page_ids,
             where.slots,
-            rotation=None,  # the decoder has rotated the keys
+            rotation=rotation,
             config=kv_write,
         )
         seen = ragged_paged_attention(
@@ -130,6 +132,7 @@ def paged_attention(
         q: Float[Array, "T H D"],
         k: Float[Array, "T K D"],
         v: Float[Array, "T K D"],
+        rotation: Rotation,
         cache: Pages,
     ) -> tuple[Float[Array, "T H D"], Pages]:
         if isinstance(layer, int):
@@ -138,7 +141,7 @@ def paged_attention(
         else:
             pool, first = 0, layer * jnp.int32(spec.num_blocks)
             where = _Where(work=work, page_ids=page_ids + first, slots=slots, first_page=first)
-        seen, k_pages, v_pages = run(q, k, v, cache[2 * pool], cache[2 * pool + 1], where)
+        seen, k_pages, v_pages = run(q, k, v, cache[2 * pool], cache[2 * pool + 1], rotation, where)
         return seen, (*cache[: 2 * pool], k_pages, v_pages, *cache[2 * pool + 2 :])
 
     return attend
@@ -164,7 +167,7 @@ def _over_heads(
     return jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=(heads, kv_heads, kv_heads, pages, pages, partition_spec()),
+        in_specs=(heads, kv_heads, kv_heads, pages, pages, partition_spec(), partition_spec()),
         out_specs=(heads, pages, pages),
         check_vma=False,
     )

@@ -144,7 +144,7 @@ def _check_extras(
     for name, scales in (("k_scales", k_scales), ("v_scales", v_scales)):
         if scales is not None and scales.shape != (k_pages.shape[1],):
             raise ValueError(
-                f"{name} {scales.shape} must hold one number for each of {k_pages.shape[1]} kv heads"
+                f"{name} {scales.shape} must hold a number for each of {k_pages.shape[1]} kv heads"
             )
 
 

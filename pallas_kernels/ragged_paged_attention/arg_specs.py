@@ -86,9 +86,7 @@ class AttentionSpec:
             num_rows=array((), "int32"),
         )
         work = jax.eval_shape(
-            lambda batch: plan_work(
-                batch, shape=shape, config=config, window=self.options.window
-            ),
+            lambda batch: plan_work(batch, shape=shape, config=config, window=self.options.window),
             batch,
         )
         pages = (self.num_pages, kv_heads, shape.page_size, shape.head_dim)
@@ -149,8 +147,10 @@ def _models() -> tuple[AttentionSpec, ...]:
     llama = _model("Llama-3.1-8B", heads=32, kv_heads=8)
     return (
         llama,
-        *(_model(f"Llama-3.1-8B, pages of {size}", heads=32, kv_heads=8, page_size=size)
-          for size in (32, 64, 128)),
+        *(
+            _model(f"Llama-3.1-8B, pages of {size}", heads=32, kv_heads=8, page_size=size)
+            for size in (32, 64, 128)
+        ),
         _model("Llama-3.1-8B, fp8 pages", heads=32, kv_heads=8, kv_dtype="float8_e4m3fn"),
         _model("Llama-3.1-8B, float16", heads=32, kv_heads=8, dtype="float16"),
         _model("Llama-3.1-8B TP8", heads=4, kv_heads=1),
@@ -162,13 +162,9 @@ def _models() -> tuple[AttentionSpec, ...]:
         _model("Phi-3-mini", heads=32, kv_heads=32, head_dim=96),
         _model("Phi-2", heads=32, kv_heads=32, head_dim=80),
         _model("Gemma-2-9B", heads=16, kv_heads=8, head_dim=256, softcap=50.0),
-        _model(
-            "Gemma-2-9B, window", heads=16, kv_heads=8, head_dim=256, softcap=50.0, window=4096
-        ),
+        _model("Gemma-2-9B, window", heads=16, kv_heads=8, head_dim=256, softcap=50.0, window=4096),
         _model("gpt-oss", heads=64, kv_heads=8, head_dim=64, has_sinks=True),
-        _model(
-            "gpt-oss, window", heads=64, kv_heads=8, head_dim=64, has_sinks=True, window=128
-        ),
+        _model("gpt-oss, window", heads=64, kv_heads=8, head_dim=64, has_sinks=True, window=128),
     )
 
 

@@ -1,4 +1,4 @@
-"""How an implementation is cut to a shape; the class of a configuration names its implementation."""
+"""How an implementation is cut to a shape; a configuration's class names its implementation."""
 
 from __future__ import annotations
 

@@ -49,9 +49,7 @@ def select_config(
     return ReferenceConfig()
 
 
-def _obstacle(
-    shape: AttentionShape, target: Target, implementation: Implementation
-) -> str | None:
+def _obstacle(shape: AttentionShape, target: Target, implementation: Implementation) -> str | None:
     """Why an implementation can't serve the shape on the device; None where it can."""
     if target.platform != "gpu":
         return f"needs a CUDA GPU, this is {target.platform!r}"

@@ -1,7 +1,7 @@
 """Compiles the Triton kernel for GPUs that aren't there, and prints what it takes of them.
 
 Run as a script: the compiler's dump options are read when jax starts, and a compiler that aborts
-takes its process along. Needs jax-cuda13-plugin and nvidia-cuda-nvcc; no GPU and no driver.
+takes its process along. Needs the packages of requirements/aot.txt; no GPU and no driver.
 
     python tests/pallas_kernels/aot_triton.py [--quick] [--json]
 """
@@ -241,7 +241,9 @@ def _measure(dump: Path, gpu: Gpu) -> dict[str, object]:
 
 def _registers(ptx: Path, gpu: Gpu) -> tuple[int, int]:
     """Registers of a kernel and the bytes it spills, as the assembler reports them."""
-    [assembler] = Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin/ptxas")
+    found = (path for folder in sys.path for path in Path(folder).glob("nvidia/*/bin/ptxas"))
+    assembler = next(found, None)
+    assert assembler is not None, "no nvidia/*/bin/ptxas on sys.path: install nvidia-cuda-nvcc"
     done = subprocess.run(
         [assembler, "-v", f"-arch={gpu.arch}", "-o", os.devnull, ptx],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The Hopper kernel on a simulated GPU with race detection, and what becomes of bugs put into it."""
+"""The Hopper kernel on a simulated GPU with race detection, and with bugs put into it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from pallas_kernels import HopperConfig, RaggedBatch, SplitRule, plan_work
 from pallas_kernels.ragged_paged_attention.api import ragged_paged_attention
-from pallas_kernels.ragged_paged_attention.mosaic_gpu_sm90 import (
+from pallas_kernels.ragged_paged_attention.mosaic_gpu_sm90 import ragged_paged_attention_sm90
+from pallas_kernels.ragged_paged_attention.sm90_kernel import (
     FAULTS,
     Variant,
-    ragged_paged_attention_sm90,
 )
 from tests.pallas_kernels.attention_contract import AttentionContract, Scenario, mix
 from tests.pallas_kernels.dense_attention import AttentionInputs

@@ -1,0 +1,59 @@
+"""The kernels that a step gets on a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fastgen_jax.errors import ConfigError
+from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.runtime.step import StepSpec, attention_shape
+from pallas_kernels import (
+    Implementation,
+    KvWriteShape,
+    Target,
+    select_config,
+    select_write_config,
+)
+
+
+def with_kernels(
+    spec: StepSpec,
+    model: ModelConfig,
+    target: Target,
+    *,
+    implementation: Implementation | None = None,
+    num_shards: int = 1,
+) -> StepSpec:
+    """``spec`` with the kernels that serve it best on a device, or with the named ones.
+
+    Args:
+        spec: the step; what it says of kernels is replaced.
+        model: shape of the decoder.
+        target: the device.
+        implementation: of attention and page write; None takes the best that serves each.
+        num_shards: devices that the heads are split over.
+
+    Raises:
+        ConfigError: the named implementation can't serve the step there; the message says why.
+    """
+    attention = attention_shape(model, spec, num_shards=num_shards)
+    write = KvWriteShape(
+        num_tokens=attention.num_tokens,
+        num_kv_heads=attention.num_kv_heads,
+        head_dim=attention.head_dim,
+        rotary_dim=attention.head_dim,
+        num_pages=spec.cache.pool_shape[0],
+        page_size=attention.page_size,
+        dtype=attention.dtype,
+        kv_dtype=attention.kv_dtype,
+    )
+    try:
+        return replace(
+            spec,
+            attention=select_config(attention, target, implementation=implementation),
+            kv_write=select_write_config(write, target, implementation=implementation),
+        )
+    except ValueError as error:
+        raise ConfigError(
+            str(error), field="implementation", value=implementation, remedy="leave it out"
+        ) from error

@@ -7,6 +7,7 @@ meet an address in the pages, so neither head size nor number of heads has to su
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -113,6 +114,9 @@ class _Plan:
         )
 
 
+# Compiled on its own so that a step's layers, which differ in their arrays alone, are traced and
+# lowered once; XLA puts it in line again.
+@functools.partial(jax.jit, static_argnames="config")
 def write_kv_mosaic(
     k_pages: Float[Array, "N K S D"],
     v_pages: Float[Array, "N K S D"],

@@ -7,6 +7,7 @@ comes when a program that holds the kernel is lowered, so whoever compiles it ha
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +46,8 @@ class _Tile(NamedTuple):
     is_token: Bool[Array, "B 1"]
 
 
+# Compiled on its own so that a step's layers are traced and lowered once; XLA puts it in line.
+@functools.partial(jax.jit, static_argnames=("config", "interpret"))
 def write_kv_triton(
     k_pages: Float[Array, "N K S D"],
     v_pages: Float[Array, "N K S D"],

@@ -161,10 +161,10 @@ def _models() -> tuple[AttentionSpec, ...]:
         _model("SmolLM2-135M", heads=9, kv_heads=3, head_dim=64),
         _model("Phi-3-mini", heads=32, kv_heads=32, head_dim=96),
         _model("Phi-2", heads=32, kv_heads=32, head_dim=80),
-        _model("Gemma-2-9B", heads=16, kv_heads=8, head_dim=256, softcap=50.0),
-        _model("Gemma-2-9B, window", heads=16, kv_heads=8, head_dim=256, softcap=50.0, window=4096),
         _model("gpt-oss", heads=64, kv_heads=8, head_dim=64, has_sinks=True),
         _model("gpt-oss, window", heads=64, kv_heads=8, head_dim=64, has_sinks=True, window=128),
+        _model("Gemma-2-9B", heads=16, kv_heads=8, head_dim=256, softcap=50.0),
+        _model("Gemma-2-9B, window", heads=16, kv_heads=8, head_dim=256, softcap=50.0, window=4096),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pallas_kernels.ragged_paged_attention.config import AttentionConfig, ReferenceConfig
 from pallas_kernels.ragged_paged_attention.heuristics import hopper_heuristic, split_rule
 from pallas_kernels.ragged_paged_attention.shape import AttentionShape
+from pallas_kernels.ragged_paged_attention.tuned import tuned_config
 from pallas_kernels.target import IMPLEMENTATIONS, Implementation, Target
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
@@ -23,10 +24,13 @@ def select_config(
     """The configuration for a shape on a device; its class says which implementation it is.
 
     None takes the best that serves the shape there: Mosaic GPU on Hopper, Triton on other CUDA
-    devices from compute capability 8.0 on, XLA elsewhere and for what the kernels can't do.
+    devices from compute capability 8.0 on, XLA elsewhere and for what the kernels can't do. A
+    kernel's sizes are those that ``autotune`` found for exactly this shape on this kind of device,
+    the heuristics' where nobody ran it.
 
     Raises:
-        ValueError: a named implementation can't serve the shape there; the message says why.
+        ValueError: a named implementation can't serve the shape there; the message says why. Or the
+            file of tuned sizes is broken.
     """
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise ValueError(
@@ -74,6 +78,9 @@ def _obstacle(shape: AttentionShape, target: Target, implementation: Implementat
 def _config(
     shape: AttentionShape, target: Target, implementation: Implementation
 ) -> AttentionConfig:
+    tuned = tuned_config(shape, target.kind, implementation)
+    if tuned is not None:
+        return tuned
     if implementation == "mosaic_gpu":
         return hopper_heuristic(shape, target)
     # Imported where it is wanted: Pallas takes a second.

@@ -195,11 +195,7 @@ def _launch(inputs: _Inputs, work: KernelWork, *, call: _Call, interpret: bool) 
 
 
 def _hide_deprecation() -> None:
-    """Pallas's warning about its Triton back end goes unseen; the choice is explained above.
-
-    It is raised when the program is lowered, after the call has returned, so it can't be caught
-    around the call.
-    """
+    # Raised when the program is lowered, so it can't be caught around the call.
     warnings.filterwarnings(
         "ignore", message="The Pallas Triton backend is deprecated", category=DeprecationWarning
     )
@@ -217,8 +213,7 @@ def _check(call: _Call, k_pages: Array) -> None:
             f"block_keys={config.block_keys} and page_size={shape.page_size}: "
             "one must be a multiple of the other"
         )
-    for name in ("block_keys", "tile_rows"):
-        value = getattr(config, name)
+    for name, value in (("block_keys", config.block_keys), ("tile_rows", config.tile_rows)):
         if value < SMALL_ROWS or value & (value - 1):
             raise ValueError(f"{name}={value}: must be a power of two from {SMALL_ROWS} on")
     # Pallas-Triton counts elements in 32 bits up to 4 GiB, which bytes outgrow at 2 GiB.

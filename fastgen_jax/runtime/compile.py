@@ -16,6 +16,7 @@ from jax import monitoring
 
 from fastgen_jax.config import user_cache_dir
 from fastgen_jax.errors import RecompileError
+from fastgen_jax.runtime.compiler_options import compiler_options
 from fastgen_jax.runtime.program_cache import ProgramCache, program_key
 
 _CACHE_HIT_EVENT = "/jax/compilation_cache/cache_hits"
@@ -237,7 +238,7 @@ def _compile(program: Program, cache: ProgramCache) -> tuple[CompiledProgram, Co
     lowered = jitted.lower(*program.arguments.values())
     traced = time.perf_counter()
     with count_events(_CACHE_HIT_EVENT, on_this_thread=True) as jax_cache_hits:
-        executable = lowered.compile()
+        executable = lowered.compile(compiler_options=compiler_options(jax.default_backend()))
     record = CompileRecord(
         name=program.name,
         is_cached=False,

@@ -15,6 +15,10 @@ from pallas_kernels import (
     select_write_config,
 )
 
+# What the sampler makes beside the logits then takes a few eighths of their size. A CPU compiles
+# loops slowly and has memory.
+_SAMPLING_GROUPS = 8
+
 
 def with_kernels(
     spec: StepSpec,
@@ -52,6 +56,7 @@ def with_kernels(
             spec,
             attention=select_config(attention, target, implementation=implementation),
             kv_write=select_write_config(write, target, implementation=implementation),
+            sampling_groups=1 if target.platform == "cpu" else _SAMPLING_GROUPS,
         )
     except ValueError as error:
         raise ConfigError(

@@ -51,7 +51,8 @@ Step = Callable[[tuple[Array, ...], Pages, RowState, Array], tuple[Pages, RowSta
 class StepSpec:
     """Everything static about a step; equal specs compile to the same program.
 
-    ``attention`` and ``kv_write`` choose the kernels by their class, and how they are cut.
+    ``attention`` and ``kv_write`` choose the kernels by their class, and how they are cut;
+    ``sampling_groups`` are the groups of rows that are sampled one after the other.
     """
 
     shape: StepShape
@@ -60,6 +61,7 @@ class StepSpec:
     cache: CacheSpec
     attention: AttentionConfig = field(default_factory=ReferenceConfig)
     kv_write: KvWriteConfig = field(default_factory=KvWriteReference)
+    sampling_groups: int = 1
 
     @property
     def inputs(self) -> InputLayout:
@@ -169,7 +171,7 @@ def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> S
         def whole_head(hidden: Array) -> Array:
             return constrain(head(hidden), mesh)
 
-        token_ids, rows = _draw(head, hidden[last], inputs, rows, mesh)
+        token_ids, rows = _draw(head, hidden[last], inputs, rows, mesh, spec.sampling_groups)
         # On a mesh the logits of a group lie whole on every device, so a group is a device's share.
         group = -(-spec.shape.num_rows // tensor_size(mesh))
         found = _logprobs(whole_head, hidden, last, token_ids, tokens, inputs, rows, group, spec)
@@ -225,21 +227,21 @@ def _draw(
     inputs: dict[str, Array],
     rows: RowState,
     mesh: Mesh | None,
+    num_groups: int,
 ) -> tuple[Int[Array, "R"], RowState]:
     """The rows' new tokens, also appended to their histories; no head where no row draws."""
     is_sampled = (inputs["flags"] & ROW_FLAG_SAMPLES) != 0
 
+    def draw_share(logits: Array, per_row: tuple[Array, ...], rows: RowState) -> Int[Array, "R"]:
+        return sample(logits, rows, *per_row, num_groups=num_groups)
+
     def draw() -> Int[Array, "R"]:
         per_row = (inputs["device_row"], inputs["kv_len"], is_sampled)
-        return map_rows(_sample, mesh, head(hidden), per_row, rows)
+        return map_rows(draw_share, mesh, head(hidden), per_row, rows)
 
     token_ids = lax.cond(is_sampled.any(), draw, lambda: jnp.full_like(inputs["flags"], -1))
     rows = append_tokens(rows, inputs["device_row"], inputs["kv_len"], token_ids, is_sampled)
     return token_ids, rows
-
-
-def _sample(logits: Array, per_row: tuple[Array, ...], rows: RowState) -> Int[Array, "R"]:
-    return sample(logits, rows, *per_row)
 
 
 def _logprobs(

@@ -1,0 +1,19 @@
+"""What XLA has to be told for a step to run well."""
+
+from __future__ import annotations
+
+# - The whole step is to be one CUDA graph, so conditionals, loops and collectives may be in it too.
+# - Products that share an operand stay apart: merged, they have their weights copied side by side
+#   in every step.
+_GPU_OPTIONS = {
+    "xla_gpu_enable_command_buffer": (
+        "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,"
+        "COLLECTIVES,CONDITIONAL,WHILE"
+    ),
+    "xla_gpu_dot_merger_threshold_mb": "0",
+}
+
+
+def compiler_options(platform: str) -> dict[str, str]:
+    """Options for ``jax.stages.Lowered.compile`` on a platform ("cpu", "gpu", …)."""
+    return dict(_GPU_OPTIONS) if platform in ("gpu", "cuda") else {}

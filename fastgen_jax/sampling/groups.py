@@ -1,0 +1,70 @@
+"""Rows taken a group at a time, so that what is as wide as the vocabulary exists for one group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from fastgen_jax.sampling.row_settings import RowSettings
+
+Rows = tuple[Float[Array, "R W"], Float[Array, " R"], RowSettings]
+
+
+def usable_groups(num_rows: int, num_groups: int) -> int:
+    """``num_groups`` where they are of equal size, else 1."""
+    return num_groups if num_rows % num_groups == 0 else 1
+
+
+def change_groups(
+    change: Callable[[Float[Array, "G W"], RowSettings], Float[Array, "G W"]],
+    values: Float[Array, "R W"],
+    settings: RowSettings,
+    num_groups: int,
+) -> Float[Array, "R W"]:
+    """``change(values, settings)``, group by group and in place."""
+    if num_groups == 1:
+        return change(values, settings)
+    size = values.shape[0] // num_groups
+
+    def turn(index: Array, values: Array) -> Array:
+        start = index * size
+        changed = change(_take(values, start, size), _take_settings(settings, start, size))
+        return lax.dynamic_update_slice_in_dim(values, changed, start, 0)
+
+    return lax.fori_loop(0, num_groups, turn, values)
+
+
+def map_groups(
+    function: Callable[[Float[Array, "G W"], Float[Array, " G"], RowSettings], Int[Array, " G"]],
+    values: Float[Array, "R W"],
+    peak: Float[Array, " R"],
+    settings: RowSettings,
+    num_groups: int,
+) -> Int[Array, " R"]:
+    """``function(values, peak, settings)``, group by group."""
+    if num_groups == 1:
+        return function(values, peak, settings)
+    size = values.shape[0] // num_groups
+
+    def turn(index: Array, found: Array) -> Array:
+        start = index * size
+        part = function(
+            _take(values, start, size),
+            _take(peak, start, size),
+            _take_settings(settings, start, size),
+        )
+        return lax.dynamic_update_slice_in_dim(found, part, start, 0)
+
+    return lax.fori_loop(0, num_groups, turn, jnp.zeros(values.shape[0], jnp.int32))
+
+
+def _take(array: Array, start: Array, size: int) -> Array:
+    return lax.dynamic_slice_in_dim(array, start, size, allow_negative_indices=False)
+
+
+def _take_settings(settings: RowSettings, start: Array, size: int) -> RowSettings:
+    return jax.tree.map(lambda array: _take(array, start, size), settings)

@@ -1,4 +1,4 @@
-"""``fastgen``: generate, chat, info and demo on the command line."""
+"""``fastgen``: generate, chat, info, demo and plan on the command line."""
 
 from __future__ import annotations
 
@@ -195,11 +195,52 @@ class Demo:
             print(llm.compile_report)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Compile a model's steps for a GPU that needn't be there; print memory, kernels, estimates."""
+
+    model: str
+    """A built-in shape such as llama-3.1-8b, a config.json, or a directory that holds one."""
+    gpu: str = "h100"
+    """h100, h200, a100 or a100-40gb."""
+    tp: int = 1
+    """GPUs that share the model."""
+    context: int | None = None
+    """Tokens of every running request; by default 8192 or the model's own limit."""
+    dtype: str = "bfloat16"
+    """Of weights, activations and cache."""
+    max_num_seqs: int = 256
+    """Most requests running at once."""
+    token_budget: int = 768
+    """Most tokens of one step."""
+    json: str | None = None
+    """Write the plan as JSON to this file; - for standard output, in place of the tables."""
+    plot: str | None = None
+    """Draw where the time goes to this .png, .svg or .pdf file."""
+
+    def run(self) -> None:
+        """Plan, then print or write."""
+        from fastgen_jax.plan.command import run_plan
+
+        run_plan(
+            self.model,
+            gpu=self.gpu,
+            tp=self.tp,
+            context=self.context,
+            dtype=self.dtype,
+            max_num_seqs=self.max_num_seqs,
+            token_budget=self.token_budget,
+            json=self.json,
+            plot=self.plot,
+        )
+
+
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Chat, tyro.conf.subcommand("chat")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")]
 )
 
 

@@ -212,3 +212,34 @@ setup() {
   if is_current "$1" && venv_fits; then return; fi
   with_lock build_environment "$1"
 }
+
+# --- the CUDA compiler -------------------------------------------------------------------------
+
+# Puts the pinned CUDA compiler into a folder of .venv of its own, which only compiling processes
+# see: in every other one jax would find the plugin, miss the driver and print a traceback. It is
+# large (0.7 GB) and not there for every machine, so a failure costs one line and no more.
+setup_cuda_compiler() {
+  local requirements="$ROOT/requirements/aot.txt" folder="$VENV/cuda-compiler"
+  case "$(uname -s) $(uname -m)" in
+    "Linux x86_64") ;;
+    *)
+      say "no CUDA compiler on $(uname -s) $(uname -m); tests that compile for GPUs are skipped"
+      return
+      ;;
+  esac
+  if cmp -s "$requirements" "$folder/requirements.txt"; then return; fi
+  with_lock build_cuda_compiler "$requirements" "$folder"
+}
+
+build_cuda_compiler() {
+  if cmp -s "$1" "$2/requirements.txt"; then return; fi # another script did it meanwhile
+  say "installing the CUDA compiler (requirements/aot.txt, 0.7 GB; no GPU is needed)"
+  rm -rf "$2"
+  if { ensure_uv && uv_install --no-deps --require-hashes --target "$2" -r "$1" 2>/dev/null; } ||
+    pip_install --no-deps --require-hashes --target "$2" -r "$1" >/dev/null 2>&1; then
+    cp "$1" "$2/requirements.txt"
+  else
+    rm -rf "$2"
+    say "the CUDA compiler can't be had here; tests that compile for GPUs are skipped"
+  fi
+}

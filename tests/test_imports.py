@@ -22,6 +22,7 @@ ALLOWED = {
     "models": set(),
     "sampling": set(),
     "parallel": {"models"},
+    "plan": {"batching", "kv", "models", "parallel", "runtime", "sampling"},
     "runtime": {"batching", "kv", "models", "parallel", "sampling"},
 }
 

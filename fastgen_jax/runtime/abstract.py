@@ -27,8 +27,8 @@ STEP_DONATED = ("pages", "row_state")
 class AbstractStep:
     """One step's function with everything that its compilation needs, and no array.
 
-    ``jax.jit(step.function, donate_argnums=step.donate_argnums).lower(*step.arguments).compile()``
-    compiles it for the mesh it was made for; without one, for jax's default device.
+    ``step.lower().compile()`` compiles it for the mesh it was made for; without one, for jax's
+    default device.
 
     Attributes:
         function: (weights, pages, row state, packed inputs) to (pages, row state, packed results).
@@ -45,6 +45,10 @@ class AbstractStep:
     donate_argnums: tuple[int, ...]
     weight_names: tuple[str, ...]
     description: object
+
+    def lower(self) -> jax.stages.Lowered:
+        """The step traced and lowered, ready to be compiled."""
+        return jax.jit(self.function, donate_argnums=self.donate_argnums).lower(*self.arguments)
 
 
 def abstract_step(

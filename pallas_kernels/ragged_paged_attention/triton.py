@@ -31,6 +31,7 @@ from pallas_kernels.ragged_paged_attention.units import (
     num_slots,
 )
 
+_HOPPER_SHARED_MEMORY = 232448
 SMALL_ROWS = 16  # rows of the smallest matrix product; a group's heads must fit in
 EMPTY = -1e30  # score of a hidden key, and the log-sum of a split that saw none
 LOG2_E = 1.4426950408889634
@@ -104,8 +105,12 @@ def triton_heuristic(shape: AttentionShape, *, shared_memory: int) -> TritonConf
     """
     head_dim = pl.next_power_of_2(shape.head_dim)
     tile_rows, block_keys = 64, 64
-    if jnp.dtype(shape.kv_dtype).itemsize == 1 and head_dim == 128:
+    num_warps = 4 if head_dim <= 128 else 8
+    if head_dim == 128 and jnp.dtype(shape.kv_dtype).itemsize == 1:
         block_keys = 32  # widening takes registers
+    if head_dim == 128 and shared_memory < _HOPPER_SHARED_MEMORY:
+        # On Ampere the products take their operands from registers: too many for 4 warps.
+        num_warps = 8
 
     def needed() -> int:
         # Queries, weights, keys, values in 16 bits. Hopper's pipeline holds keys and values
@@ -122,7 +127,7 @@ def triton_heuristic(shape: AttentionShape, *, shared_memory: int) -> TritonConf
     return TritonConfig(
         block_keys=block_keys,
         tile_rows=tile_rows,
-        num_warps=4 if head_dim <= 128 else 8,
+        num_warps=num_warps,
         num_stages=2,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,8 +24,10 @@ class AttentionCase:
     page_size: int = 8
     pages_per_row: int = 16
     dtype: str = "float32"
+    num_pages: int | None = None  # None: as many as the rows need, and three
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class AttentionInputs:
     """Arrays of a case; ``first_page`` lets the same pages be one layer's part of a pool."""
@@ -39,7 +42,7 @@ def make_inputs(case: AttentionCase, seed: int = 0) -> AttentionInputs:
     """Random values on pages in random order; unused slots hold NaN, as leftovers may."""
     rng = np.random.default_rng(seed)
     count = sum(-(-keys // case.page_size) for _, keys in case.rows)
-    num_pages = count + 3
+    num_pages = count + 3 if case.num_pages is None else case.num_pages
     order = rng.permutation(num_pages - 1) + 1
     tables = np.zeros((case.max_rows, case.pages_per_row), np.int32)
     shape = (num_pages, case.num_kv_heads, case.page_size, case.head_dim)

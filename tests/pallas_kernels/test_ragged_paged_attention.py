@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import (
+    AttentionOptions,
+    AttentionShape,
     HopperConfig,
-    RaggedBatch,
     ReferenceConfig,
     plan_work,
     ragged_paged_attention,
@@ -45,24 +47,50 @@ def attend_reference(
 ) -> np.ndarray:
     """The public call, compiled."""
     extras = scenario.extras
-
-    def call(q: jax.Array, k: jax.Array, v: jax.Array, batch: RaggedBatch) -> jax.Array:
-        work = plan_work(batch, shape=scenario.shape, config=config, window=scenario.window)
-        return ragged_paged_attention(
-            q,
-            k,
-            v,
-            work,
-            options=scenario.options,
-            config=config,
-            sinks=None if extras.sinks is None else jnp.asarray(extras.sinks),
-            k_scales=None if extras.k_scales is None else jnp.asarray(extras.k_scales),
-            v_scales=None if extras.v_scales is None else jnp.asarray(extras.v_scales),
-            first_page=jnp.int32(first_page),
-        )
-
-    seen = jax.jit(call)(inputs.q, inputs.k_pages, inputs.v_pages, inputs.batch)
+    seen = _attend(
+        inputs,
+        {
+            name: None if values is None else jnp.asarray(values)
+            for name, values in (
+                ("sinks", extras.sinks),
+                ("k_scales", extras.k_scales),
+                ("v_scales", extras.v_scales),
+            )
+        },
+        jnp.int32(first_page),
+        shape=scenario.shape,
+        options=scenario.options,
+        config=config,
+    )
     return np.asarray(seen, np.float64)
+
+
+# Nearly all of a test is the compiler's time.
+@functools.partial(
+    jax.jit,
+    static_argnames=("shape", "options", "config"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
+def _attend(
+    inputs: AttentionInputs,
+    extras: dict[str, jax.Array | None],
+    first_page: jax.Array,
+    *,
+    shape: AttentionShape,
+    options: AttentionOptions,
+    config: ReferenceConfig,
+) -> jax.Array:
+    work = plan_work(inputs.batch, shape=shape, config=config, window=options.window)
+    return ragged_paged_attention(
+        inputs.q,
+        inputs.k_pages,
+        inputs.v_pages,
+        work,
+        options=options,
+        config=config,
+        first_page=first_page,
+        **extras,
+    )
 
 
 @given(st.data())
@@ -71,7 +99,7 @@ def test_random_mixes_equal_dense_attention(data: st.DataObject) -> None:
     singles = data.draw(st.lists(st.integers(1, 60), max_size=4))
     chunks = data.draw(st.lists(st.tuples(st.integers(2, 9), st.integers(0, 50)), max_size=3))
     rows = (*((1, keys) for keys in singles), *((q, q + before) for q, before in chunks))
-    case = AttentionCase(rows=rows, num_tokens=32, max_rows=8)
+    case = AttentionCase(rows=rows, num_tokens=32, max_rows=8, num_pages=70)
     scenario = Scenario(case=case)
     inputs = scenario.inputs(data.draw(st.integers(0, 99)))
     scenario.check(attend_reference(scenario, inputs, SMALL_TILES), inputs)

@@ -21,9 +21,14 @@ from benchmarks.machine import machine_facts
 from fastgen_jax.plan import Plan, plan
 from fastgen_jax.plan.report import StepPlanned
 
-CASES = (("llama-3.1-8b", 1), ("llama-3.1-8b", 8), ("llama-2-70b", 4), ("llama-2-70b", 8))
+# Model, GPUs that share it, and the tokens of each of 256 running requests: what fits.
+CASES = (
+    ("llama-3.1-8b", 1, 1024),
+    ("llama-3.1-8b", 8, 8192),
+    ("llama-2-70b", 4, 1024),
+    ("llama-2-70b", 8, 4096),
+)
 STEP_SHAPES = ((256, 256), (768, 256), (2048, 256))
-CONTEXT = 1024
 RESULT = Path(__file__).parent / "results" / "plan_table.json"
 
 
@@ -35,7 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(stderr=True)
     plans = []
-    for model, tp in CASES:
+    for model, tp, context in CASES:
         if given.only not in (None, f"{model}:{tp}"):
             continue
         plans.append(
@@ -43,7 +48,7 @@ def main() -> None:
                 model,
                 gpu="h100",
                 tp=tp,
-                context=CONTEXT,
+                context=context,
                 step_shapes=STEP_SHAPES,
                 on_progress=lambda words, name=f"{model} TP {tp}": console.print(name, words),
             )
@@ -67,12 +72,13 @@ def table(plans: list[Plan]) -> Table:
         ("padding, TFLOP", "right"),
         ("compiled in, s", "right"),
     )
-    made = Table(title="Compiled for H100, context 1,024")
+    made = Table(title="Compiled for H100")
     for name, side in columns:
         made.add_column(name, justify="right" if side == "right" else "left")
     for one in plans:
         for step in one.steps:
-            made.add_row(f"{one.model} TP {one.tensor_parallel_size}", *_cells(step))
+            name = f"{one.model} TP {one.tensor_parallel_size}, context {one.context:,}"
+            made.add_row(name, *_cells(step))
     return made
 
 

@@ -31,9 +31,9 @@ def change_groups(
     size = values.shape[0] // num_groups
 
     def turn(index: Array, values: Array) -> Array:
-        start = index * size
-        changed = change(_take(values, start, size), _take_settings(settings, start, size))
-        return lax.dynamic_update_slice_in_dim(values, changed, start, 0)
+        rows = _rows_of(index, size)
+        changed = change(_take(values, rows), _take_settings(settings, rows))
+        return _put(values, rows, changed)
 
     return lax.fori_loop(0, num_groups, turn, values)
 
@@ -51,20 +51,37 @@ def map_groups(
     size = values.shape[0] // num_groups
 
     def turn(index: Array, found: Array) -> Array:
-        start = index * size
-        part = function(
-            _take(values, start, size),
-            _take(peak, start, size),
-            _take_settings(settings, start, size),
-        )
-        return lax.dynamic_update_slice_in_dim(found, part, start, 0)
+        rows = _rows_of(index, size)
+        part = function(_take(values, rows), _take(peak, rows), _take_settings(settings, rows))
+        return _put(found, rows, part)
 
     return lax.fori_loop(0, num_groups, turn, jnp.zeros(values.shape[0], jnp.int32))
 
 
-def _take(array: Array, start: Array, size: int) -> Array:
-    return lax.dynamic_slice_in_dim(array, start, size, allow_negative_indices=False)
+# By a vector of rows and not as a slice: XLA takes slices out of loops in a way that keeps them,
+# and the conditional around, out of its CUDA graph.
+def _rows_of(index: Array, size: int) -> Int[Array, " G"]:
+    return index * size + jnp.arange(size, dtype=jnp.int32)
 
 
-def _take_settings(settings: RowSettings, start: Array, size: int) -> RowSettings:
-    return jax.tree.map(lambda array: _take(array, start, size), settings)
+def _take(array: Array, rows: Int[Array, " G"]) -> Array:
+    return array.at[rows].get(
+        mode="promise_in_bounds",
+        unique_indices=True,
+        indices_are_sorted=True,
+        wrap_negative_indices=False,
+    )
+
+
+def _put(array: Array, rows: Int[Array, " G"], values: Array) -> Array:
+    return array.at[rows].set(
+        values,
+        mode="promise_in_bounds",
+        unique_indices=True,
+        indices_are_sorted=True,
+        wrap_negative_indices=False,
+    )
+
+
+def _take_settings(settings: RowSettings, rows: Int[Array, " G"]) -> RowSettings:
+    return jax.tree.map(lambda array: _take(array, rows), settings)

@@ -34,7 +34,6 @@ from pallas_kernels.ragged_paged_attention.config import (
     KernelConfig,
     ReferenceConfig,
     SplitRule,
-    TritonConfig,
 )
 from pallas_kernels.ragged_paged_attention.heuristics import shared_bytes
 from pallas_kernels.ragged_paged_attention.shape import AttentionShape
@@ -91,43 +90,34 @@ def candidates(
 ) -> tuple[KernelConfig, ...]:
     """Sizes worth a try, the heuristic's first; all of its implementation, all different.
 
-    For Hopper those that fit the shared memory. What of Triton's doesn't fit, its compiler refuses.
+    Tiles are varied under the heuristic's splits, and splits under its tiles: not every pair is
+    tried. For Hopper those that fit the shared memory; what of Triton's doesn't, its compiler
+    refuses.
     """
-    # A tile of a chunk is split as the heuristic says: that isn't varied.
-    rules = [
-        replace(
-            heuristic.splits,
-            keys=keys,
-            max_splits=max(
-                1, min(SplitRule().max_splits, shape.pages_per_row * shape.page_size // keys)
-            ),
-        )
-        for keys in (512, 1024, 2048)
-    ]
+    longest = shape.pages_per_row * shape.page_size
     found: list[KernelConfig] = [heuristic]
+    for keys in (512, 1024, 2048):
+        most = max(1, min(SplitRule().max_splits, longest // keys))
+        splits = replace(heuristic.splits, keys=keys, max_splits=most)
+        found.append(replace(heuristic, splits=splits))
     if isinstance(heuristic, HopperConfig):
-        for block_keys, streams, stages, splits in itertools.product(
-            (32, 64, 128), (1, 2), (2, 3, 4, 6), rules
-        ):
-            config = replace(
-                heuristic, block_keys=block_keys, streams=streams, stages=stages, splits=splits
-            )
+        for block_keys, streams, stages in itertools.product((32, 64, 128), (1, 2), (2, 3, 4, 6)):
+            config = replace(heuristic, block_keys=block_keys, streams=streams, stages=stages)
             if shared_bytes(shape, config) <= target.shared_memory:
                 found.append(config)
     else:
-        for block_keys, tile_rows, num_warps, num_stages, splits in itertools.product(
-            (16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (2, 3, 4), rules
+        for block_keys, tile_rows, num_warps, num_stages in itertools.product(
+            (32, 64, 128), (32, 64, 128), (4, 8), (2, 3)
         ):
-            if tile_rows >= shape.group:
-                found.append(
-                    TritonConfig(
-                        block_keys=block_keys,
-                        tile_rows=tile_rows,
-                        num_warps=num_warps,
-                        num_stages=num_stages,
-                        splits=splits,
-                    )
+            found.append(
+                replace(
+                    heuristic,
+                    block_keys=block_keys,
+                    tile_rows=tile_rows,
+                    num_warps=num_warps,
+                    num_stages=num_stages,
                 )
+            )
     fitting = (
         config
         for config in found
@@ -206,17 +196,15 @@ def tune(
         clock: seconds.
         progress: called once for each configuration and once for each round.
     """
-    wanted = _attend(spec, inputs, ReferenceConfig(), calls=1)(inputs.arguments.q)
-    chains: dict[AttentionConfig, Callable[[jax.Array], jax.Array]] = {}
+    wanted = _attend(spec, inputs, ReferenceConfig())(1)
+    chains: dict[AttentionConfig, Callable[[int], jax.Array]] = {}
     obstacles: dict[AttentionConfig, str] = {}
     for config in configs:
+        chain = _attend(spec, inputs, config)
         try:
-            obstacle = _difference(
-                _attend(spec, inputs, config, calls=1)(inputs.arguments.q), wanted, inputs
-            )
+            obstacle = _difference(chain(1), wanted, inputs)
             if obstacle is None:
-                chain = _attend(spec, inputs, config, calls=_CHAINED_CALLS)
-                chain(inputs.arguments.q).block_until_ready()
+                chain(_CHAINED_CALLS)
                 chains[config] = chain
             else:
                 obstacles[config] = obstacle
@@ -227,7 +215,7 @@ def tune(
     for _ in range(rounds):
         for config, chain in chains.items():
             start = clock()
-            chain(inputs.arguments.q).block_until_ready()
+            chain(_CHAINED_CALLS)
             times[config].append((clock() - start) / _CHAINED_CALLS)
         progress()
     return tuple(
@@ -248,12 +236,15 @@ def best(tried: Sequence[Candidate]) -> Candidate:
 
 
 def _attend(
-    spec: AttentionSpec, inputs: Inputs, config: AttentionConfig, *, calls: int
-) -> Callable[[jax.Array], jax.Array]:
+    spec: AttentionSpec, inputs: Inputs, config: AttentionConfig
+) -> Callable[[int], jax.Array]:
+    """A function of the number of chained calls, compiled once for any number."""
     given = inputs.arguments
 
     @jax.jit
-    def chain(q: jax.Array, given: AttentionArguments, batch: RaggedBatch) -> jax.Array:
+    def chain(
+        calls: jax.Array, q: jax.Array, given: AttentionArguments, batch: RaggedBatch
+    ) -> jax.Array:
         work = plan_work(batch, shape=spec.shape, config=config, window=spec.options.window)
 
         def call(_: jax.Array | int, q: jax.Array) -> jax.Array:
@@ -271,7 +262,7 @@ def _attend(
 
         return lax.fori_loop(0, calls, call, q)
 
-    return lambda q: chain(q, given, inputs.batch)
+    return lambda calls: chain(jnp.int32(calls), given.q, given, inputs.batch).block_until_ready()
 
 
 def _difference(seen: jax.Array, wanted: jax.Array, inputs: Inputs) -> str | None:

@@ -203,7 +203,8 @@ def _store(kernel: Kernel, memory: Memory, unit: Unit, seen: Array, sums: Array)
             plgpu.store(
                 source.at[:, piece],
                 values[:, piece].astype(source.dtype),
-                optimized=kernel.shape.head_dim % 64 == 0,
+                # For other sizes the compiler's search for a layout fails or doesn't end.
+                optimized=kernel.shape.head_dim in (64, 128),
             )
         plgpu.commit_smem()
         heads = pl.ds(unit.head * kernel.shape.group, kernel.shape.group)

@@ -108,7 +108,7 @@ def triton_heuristic(shape: AttentionShape, *, shared_memory: int) -> TritonConf
     num_warps = 4 if head_dim <= 128 else 8
     if head_dim == 128 and jnp.dtype(shape.kv_dtype).itemsize == 1:
         block_keys = 32  # widening takes registers
-    if head_dim == 128 and shared_memory < _HOPPER_SHARED_MEMORY:
+    elif head_dim == 128 and shared_memory < _HOPPER_SHARED_MEMORY:
         # On Ampere the products take their operands from registers: too many for 4 warps.
         num_warps = 8
 

@@ -13,7 +13,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["scripts/demo", "scripts/test", "scripts/check", "scripts/lock", ".ci/run"]
-LOCKS = ["requirements/aot.txt", "requirements/base.txt", "requirements/dev.txt", "requirements/uv.txt"]
+LOCKS = [
+    "requirements/aot.txt",
+    "requirements/base.txt",
+    "requirements/dev.txt",
+    "requirements/uv.txt",
+]
 BASH = shutil.which("bash") or "/bin/bash"
 
 # Spelt in pieces, so that this file passes its own test.

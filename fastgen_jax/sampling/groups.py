@@ -15,8 +15,9 @@ Rows = tuple[Float[Array, "R W"], Float[Array, " R"], RowSettings]
 
 
 def usable_groups(num_rows: int, num_groups: int) -> int:
-    """``num_groups`` where they are of equal size, else 1."""
-    return num_groups if num_rows % num_groups == 0 else 1
+    """``num_groups`` where they are of equal size and more than one row, else 1."""
+    is_even = num_rows % num_groups == 0 and num_rows > num_groups
+    return num_groups if is_even else 1
 
 
 def change_groups(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import jax
@@ -93,6 +94,16 @@ class TestReferenceWithoutPadding(TestReference):
             assert (np.asarray(pages[0], np.float32) == UNTOUCHED).all()
 
 
+@pytest.fixture
+def mutable_kernel() -> Iterator[ModuleType]:
+    """The kernel's module; what was traced of it is forgotten before and after it is changed."""
+    from pallas_kernels.kv_write import mosaic_gpu
+
+    mosaic_gpu.write_kv_mosaic.clear_cache()
+    yield mosaic_gpu
+    mosaic_gpu.write_kv_mosaic.clear_cache()
+
+
 class TestMosaicInterpreted(WriteContract):
     """The Hopper kernel on a simulated GPU that reports races."""
 
@@ -130,10 +141,14 @@ class TestMosaicInterpreted(WriteContract):
         ],
     )
     def test_a_missing_synchronisation_is_caught(
-        self, name: str, which: int, kv_dtype: str, monkeypatch: pytest.MonkeyPatch
+        self,
+        name: str,
+        which: int,
+        kv_dtype: str,
+        mutable_kernel: ModuleType,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        from pallas_kernels.kv_write import mosaic_gpu
-
+        mosaic_gpu = mutable_kernel
         call, number = getattr(mosaic_gpu.plgpu, name), itertools.count()
 
         def all_but_one(*arguments: object) -> None:
@@ -145,12 +160,10 @@ class TestMosaicInterpreted(WriteContract):
             self.write(make_inputs(WriteCase(kv_dtype=kv_dtype)))
 
     def test_a_last_block_that_repeats_tokens_is_a_race(
-        self, monkeypatch: pytest.MonkeyPatch
+        self, mutable_kernel: ModuleType, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The last of several blocks overlaps the one before; that may not write its tokens too."""
-        from pallas_kernels.kv_write import mosaic_gpu
-
-        monkeypatch.setattr(mosaic_gpu, "_is_own", lambda first, row, start, page: page != 0)
+        monkeypatch.setattr(mutable_kernel, "_is_own", lambda first, row, start, page: page != 0)
         case = WriteCase(places=distinct_places(17), num_pages=6, num_kv_heads=1)
         with pytest.raises(RaceError):
             self.write(make_inputs(case))
@@ -312,11 +325,10 @@ def test_the_reference_equals_rope_before_a_scatter() -> None:
 
     inputs = make_inputs(WriteCase())
     assert inputs.rotation is not None
-    cos, sin = inputs.rotation
 
     @jax.jit
     def apart() -> jax.Array:
-        keys = apply_rope(inputs.k, (cos[:, None], sin[:, None]))
+        keys = apply_rope(inputs.k, inputs.rotation)
         return scatter_into_pages(inputs.k_pages, keys, inputs.page_ids, inputs.slots)
 
     written, _ = write_with(inputs, KvWriteReference())

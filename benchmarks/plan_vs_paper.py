@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastgen_jax.config import Implementation
 from fastgen_jax.models.shapes import SHAPES
 from fastgen_jax.plan import Plan, plan
 from fastgen_jax.plan.roofline import Efficiencies
@@ -62,7 +63,7 @@ class Point:
         return self.estimate_ms / self.paper_ms - 1
 
 
-def forward(tokens: int, num_layers: int, attention: str | None) -> Plan:
+def forward(tokens: int, num_layers: int, implementation: Implementation | None) -> Plan:
     """The plan of one prompt chunk alone in a step."""
     return plan(
         replace(SHAPES[MODEL], num_layers=num_layers),
@@ -70,7 +71,7 @@ def forward(tokens: int, num_layers: int, attention: str | None) -> Plan:
         context=tokens,
         max_num_seqs=1,
         step_shapes=[(tokens, 1)],
-        attention=attention,
+        implementation=implementation,
     )
 
 
@@ -88,10 +89,10 @@ def extended_ms(two: Plan, three: Plan, num_layers: int) -> dict[str, float]:
     }
 
 
-def compare(tokens: int, attention: str | None) -> Point:
+def compare(tokens: int, implementation: Implementation | None) -> Point:
     """One point of the curve."""
     model = SHAPES[MODEL]
-    two, three = (forward(tokens, layers, attention) for layers in (2, 3))
+    two, three = (forward(tokens, layers, implementation) for layers in (2, 3))
     by_kind = extended_ms(two, three, model.num_layers)
     floors = [1e3 * made.steps[0].estimate.floor_seconds for made in (two, three)]
     return Point(
@@ -120,7 +121,9 @@ def main() -> None:
     parser.add_argument(
         "--full", action="store_true", help="compile all layers, print, don't store"
     )
-    parser.add_argument("--attention", help="implementation; by default the GPU's best")
+    parser.add_argument(
+        "--implementation", help="of attention and page write; by default the GPU's best"
+    )
     parser.add_argument("--keep", action="store_true", help="add to the points stored before")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -128,10 +131,10 @@ def main() -> None:
     print("tokens  paper ms  estimate ms   error  floor ms", flush=True)
     for tokens in arguments.tokens:
         if arguments.full:
-            whole = kinds_ms(forward(tokens, SHAPES[MODEL].num_layers, arguments.attention))
+            whole = kinds_ms(forward(tokens, SHAPES[MODEL].num_layers, arguments.implementation))
             print(f"{tokens:6d}  {PAPER_MS[tokens]:8.1f}  {sum(whole.values()):11.3f}", flush=True)
             continue
-        point = compare(tokens, arguments.attention)
+        point = compare(tokens, arguments.implementation)
         print(
             f"{tokens:6d}  {point.paper_ms:8.1f}  {point.estimate_ms:11.1f}  {point.error:+6.1%}"
             f"  {point.floor_ms:8.1f}",

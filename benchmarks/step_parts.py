@@ -21,9 +21,9 @@ from benchmarks.recorded_step import RecordedStep, token_places, unpack
 from fastgen_jax.batching.inputs import ROW_FLAG_SAMPLES
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder, LayerIndex, rms_norm
-from fastgen_jax.models.rope import apply_rope, rope_tables
+from fastgen_jax.models.rope import Rotation, apply_rope, rope_tables
 from fastgen_jax.runtime.cache import Pages
-from fastgen_jax.runtime.step import SplitModel, StepSpec, build_step
+from fastgen_jax.runtime.step import SplitModel, StepSpec, attention_shape, build_step
 from fastgen_jax.sampling import (
     RowLimits,
     RowState,
@@ -33,6 +33,8 @@ from fastgen_jax.sampling import (
     write_row,
 )
 from pallas_kernels import (
+    AttentionOptions,
+    KvWriteReference,
     RaggedBatch,
     ReferenceConfig,
     plan_work,
@@ -72,7 +74,8 @@ class StepParts:
         cache = self.spec.cache
 
         def run(q: Array, pages: Pages, batch: RaggedBatch) -> Array:
-            work = plan_work(batch, num_tokens=q.shape[0], config=config)
+            shape = attention_shape(self.model, self.spec)
+            work = plan_work(batch, shape=shape, config=config)
 
             def layer(index: LayerIndex, q: Array) -> Array:
                 pool, first_page = self._place(index)
@@ -82,7 +85,7 @@ class StepParts:
                     pages[2 * pool + 1],
                     work,
                     first_page=first_page,
-                    scale=cache.head_dim**-0.5,
+                    options=AttentionOptions(scale=cache.head_dim**-0.5),
                     config=config,
                 )
 
@@ -98,9 +101,17 @@ class StepParts:
         def run(pages: Pages) -> Pages:
             def layer(index: LayerIndex, pages: Pages) -> Pages:
                 pool, first = self._place(index)
-                new_k = write_kv(pages[2 * pool], k, page_ids + first, slots)
-                new_v = write_kv(pages[2 * pool + 1], v, page_ids + first, slots)
-                return (*pages[: 2 * pool], new_k, new_v, *pages[2 * pool + 2 :])
+                written = write_kv(
+                    pages[2 * pool],
+                    pages[2 * pool + 1],
+                    k,
+                    v,
+                    page_ids + first,
+                    slots,
+                    rotation=None,  # counted among the elementwise parts
+                    config=KvWriteReference(),
+                )
+                return (*pages[: 2 * pool], *written, *pages[2 * pool + 2 :])
 
             return self._for_layers(layer, pages)
 
@@ -139,7 +150,7 @@ class StepParts:
         positions, _, _ = self._places()
 
         def attend(
-            layer: LayerIndex, q: Array, k: Array, v: Array, cache: None
+            layer: LayerIndex, q: Array, k: Array, v: Array, rotation: Rotation, cache: None
         ) -> tuple[Array, None]:
             return q + (k + v).sum(axis=1, keepdims=True), cache
 

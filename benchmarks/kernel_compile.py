@@ -149,7 +149,10 @@ def compile_one(job: Job) -> Compiled:
 
 def _call(job: Job, mesh: Any) -> tuple[Callable[..., Any], tuple[Any, ...], Any, tuple[int, ...]]:
     """The function to compile, its arguments, the configuration, and which are given away."""
-    target = kernel_target(job.gpu)
+    from fastgen_jax.plan.gpus import find_gpu
+    from fastgen_jax.plan.spec import target_of_gpu
+
+    target = target_of_gpu(find_gpu(job.gpu))
     if job.operation == "kv_write":
         from pallas_kernels import write_kv
         from pallas_kernels.kv_write.arg_specs import kv_write_specs
@@ -194,21 +197,6 @@ def _call(job: Job, mesh: Any) -> tuple[Callable[..., Any], tuple[Any, ...], Any
         )
 
     return attend, (attention.arguments(chosen, mesh=mesh),), chosen, ()
-
-
-def kernel_target(gpu_name: str) -> Any:
-    """The GPU as the kernels are told of it."""
-    from fastgen_jax.plan.gpus import find_gpu
-    from pallas_kernels import Target
-
-    gpu = find_gpu(gpu_name)
-    return Target(
-        platform="gpu",
-        compute_capability=gpu.compute_capability,
-        num_sms=gpu.num_sms,
-        shared_memory=gpu.shared_per_block,
-        kind=gpu.title,
-    )
 
 
 if __name__ == "__main__":

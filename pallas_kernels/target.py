@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Implementation = Literal["mosaic_gpu", "triton", "xla"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("mosaic_gpu", "triton", "xla")
+
+HEAD_DIMS = (64, 80, 96, 128, 256)
+HALF_DTYPES = ("bfloat16", "float16")
+FP8_DTYPES = ("float8_e4m3fn", "float8_e5m2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,58 @@ def target_of(device: Any) -> Target:
         shared_memory=_SHARED_MEMORY.get((major, minor), _LEAST_SHARED_MEMORY),
         kind=device.device_kind,
     )
+
+
+def choose(
+    implementation: Implementation | None,
+    obstacle: Callable[[Implementation], str | None],
+) -> Implementation:
+    """The implementation asked for, or the first in the order of preference that can serve.
+
+    Args:
+        implementation: what was asked for; None takes the best.
+        obstacle: why one can't serve; None where it can. Not asked about XLA, which always can.
+
+    Raises:
+        ValueError: the one asked for is unknown or can't serve; the message says why.
+    """
+    if implementation is None:
+        for name in IMPLEMENTATIONS:
+            if name == "xla" or obstacle(name) is None:
+                return name
+        raise AssertionError("XLA serves everything")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation={implementation!r} is unknown: use None or one of "
+            + ", ".join(repr(name) for name in IMPLEMENTATIONS)
+        )
+    reason = None if implementation == "xla" else obstacle(implementation)
+    if reason is not None:
+        raise ValueError(
+            f'implementation="{implementation}": {reason}; '
+            "use implementation=None for the best that serves it"
+        )
+    return implementation
+
+
+def common_obstacle(
+    target: Target, implementation: Implementation, *, head_dim: int, dtype: str, kv_dtype: str
+) -> str | None:
+    """What no kernel of an implementation can do on a device, whatever the operation."""
+    if target.platform != "gpu":
+        return f"needs a CUDA GPU, this is {target.platform!r}"
+    capability = ".".join(str(part) for part in target.compute_capability)
+    if implementation == "mosaic_gpu" and target.compute_capability != (9, 0):
+        return f"is written for compute capability 9.0 (H100, H200), this is {capability}"
+    if implementation == "triton" and target.compute_capability < (8, 0):
+        return f"needs compute capability 8.0 or later, this is {capability}"
+    if dtype not in HALF_DTYPES:
+        return f"computes in {' or '.join(HALF_DTYPES)}, not in {dtype}"
+    if kv_dtype != dtype and kv_dtype not in FP8_DTYPES:
+        return f"takes pages of {dtype} or {' or '.join(FP8_DTYPES)}, not {kv_dtype}"
+    if head_dim not in HEAD_DIMS:
+        return f"takes head_dim {', '.join(map(str, HEAD_DIMS))}, not {head_dim}"
+    return None
 
 
 # Bytes that one thread block may take, by compute capability (CUDA C Programming Guide, table of

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -305,3 +305,11 @@ def test_a_request_gets_blocks_for_its_longest(length: int, blocks: int) -> None
 def test_settings_need_no_jax() -> None:
     program = "import sys, fastgen_jax.config; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_config_knows_every_implementation_of_the_kernels() -> None:
+    """It lists them itself, since it is read where jax isn't loaded."""
+    from fastgen_jax.config import Implementation
+    from pallas_kernels.target import IMPLEMENTATIONS
+
+    assert get_args(Implementation) == IMPLEMENTATIONS

@@ -8,13 +8,11 @@ from pallas_kernels.kv_write.config import (
     KvWriteReference,
     KvWriteTriton,
 )
-from pallas_kernels.kv_write.shape import FP8_DTYPES, KvWriteShape
-from pallas_kernels.target import IMPLEMENTATIONS, Implementation, Target
+from pallas_kernels.kv_write.shape import KvWriteShape
+from pallas_kernels.target import FP8_DTYPES, Implementation, Target, choose, common_obstacle
 
-HEAD_DIMS = (64, 80, 96, 128, 256)
 MAX_KV_HEADS = 32
 
-_HALF_DTYPES = ("bfloat16", "float16")
 _BLOCK_TOKENS = 16
 _BLOCK_NUMBERS = 512  # of a token's K * D, in one thread block: 16 KiB for 16 tokens of bfloat16
 
@@ -30,43 +28,23 @@ def select_write_config(
     Raises:
         ValueError: a named implementation can't serve the shape there; the message says why.
     """
-    if implementation is not None and implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation={implementation!r} is unknown: use None or one of "
-            + ", ".join(repr(name) for name in IMPLEMENTATIONS)
-        )
-    reference = KvWriteReference(drop_padding=target.platform == "gpu")
-    if implementation == "xla":
-        return reference
-    if implementation is not None:
-        reason = _obstacle(shape, target, implementation)
-        if reason is not None:
-            raise ValueError(
-                f'implementation="{implementation}": {reason}; '
-                "use implementation=None for the best that serves it"
-            )
-        return _config(shape, target, implementation)
-    for name in ("mosaic_gpu", "triton"):
-        if _obstacle(shape, target, name) is None:
-            return _config(shape, target, name)
-    return reference
+    chosen = choose(implementation, lambda name: _obstacle(shape, target, name))
+    if chosen == "xla":
+        return KvWriteReference(drop_padding=target.platform == "gpu")
+    return _config(shape, target, chosen)
 
 
 def _obstacle(shape: KvWriteShape, target: Target, implementation: Implementation) -> str | None:
     """Why an implementation can't serve the shape on the device; None where it can."""
-    if target.platform != "gpu":
-        return f"needs a CUDA GPU, this is {target.platform!r}"
-    capability = ".".join(str(part) for part in target.compute_capability)
-    if implementation == "mosaic_gpu" and target.compute_capability != (9, 0):
-        return f"is written for compute capability 9.0 (H100, H200), this is {capability}"
-    if implementation == "triton" and target.compute_capability < (8, 0):
-        return f"needs compute capability 8.0 or later, this is {capability}"
-    if shape.dtype not in _HALF_DTYPES:
-        return f"takes {' or '.join(_HALF_DTYPES)}, k and v are {shape.dtype}"
-    if shape.kv_dtype != shape.dtype and shape.kv_dtype not in FP8_DTYPES:
-        return f"takes pages of k's dtype or of {' or '.join(FP8_DTYPES)}, not {shape.kv_dtype}"
-    if shape.head_dim not in HEAD_DIMS:
-        return f"takes head_dim {', '.join(map(str, HEAD_DIMS))}, not {shape.head_dim}"
+    reason = common_obstacle(
+        target,
+        implementation,
+        head_dim=shape.head_dim,
+        dtype=shape.dtype,
+        kv_dtype=shape.kv_dtype,
+    )
+    if reason is not None:
+        return reason
     if shape.rotary_dim % 16:
         return f"takes a rotary_dim that is a multiple of 16, not {shape.rotary_dim}"
     if shape.num_kv_heads > MAX_KV_HEADS:

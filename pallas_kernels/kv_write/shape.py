@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FP8_DTYPES = ("float8_e4m3fn", "float8_e5m2")
+from pallas_kernels.target import FP8_DTYPES
 
 
 def is_fp8(dtype: str) -> bool:

@@ -27,7 +27,6 @@ def merge_splits(
     work: KernelWork,
     *,
     num_blocks: int,
-    interpret: Any = None,
 ) -> Float[Array, "T W"]:
     """``out`` with the rows of split tokens merged from their partial results, in place.
 
@@ -75,6 +74,5 @@ def merge_splits(
             approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup
         ),
         kernel_name="ragged_paged_attention_merge",
-        interpret=interpret,
     )(work.merges, work.num_merges, partial, sums, merged)
     return jax.freeze(merged)

@@ -38,7 +38,7 @@ ENGINE = Variant()  # the kernel as it is used
 
 # Compiled on its own so that a step's layers, which differ in their arrays alone, are traced and
 # lowered once; XLA puts it in line again.
-@functools.partial(jax.jit, static_argnames=("shape", "options", "config", "interpret", "variant"))
+@functools.partial(jax.jit, static_argnames=("shape", "options", "config", "variant"))
 def ragged_paged_attention_sm90(
     q: Float[Array, "T H D"],
     k_pages: Float[Array, "N K S D"],
@@ -51,7 +51,6 @@ def ragged_paged_attention_sm90(
     sinks: Float[Array, "H"] | None,
     k_scales: Float[Array, "K"] | None,
     v_scales: Float[Array, "K"] | None,
-    interpret: Any = None,
     variant: Variant = ENGINE,
 ) -> Float[Array, "T H D"]:
     """What each query sees of its row's keys; what tokens of no unit hold is undefined."""
@@ -93,13 +92,10 @@ def ragged_paged_attention_sm90(
             approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Warpgroup
         ),
         kernel_name="ragged_paged_attention_sm90",
-        interpret=interpret,
     )(*operands)
     if partials:
         flat, partial, sums = (array.reshape(array.shape[0], -1) for array in (out, *partials))
-        flat = merge_splits(
-            flat, partial, sums, work, num_blocks=config.num_blocks, interpret=interpret
-        )
+        flat = merge_splits(flat, partial, sums, work, num_blocks=config.num_blocks)
         out = flat.reshape(out.shape)
     return out[:, : shape.num_heads, : shape.head_dim]
 

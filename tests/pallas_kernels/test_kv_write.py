@@ -276,7 +276,7 @@ def test_blocks_of_heads_divide_the_heads_and_fill_the_device(
     [
         ({}, CPU, "mosaic_gpu", "needs a CUDA GPU, this is 'cpu'"),
         ({}, A100, "mosaic_gpu", "compute capability 9.0"),
-        ({"dtype": "float32"}, H100, "mosaic_gpu", "k and v are float32"),
+        ({"dtype": "float32"}, H100, "mosaic_gpu", "not in float32"),
         ({"kv_dtype": "float16"}, H100, "triton", "not float16"),
         ({"head_dim": 72, "rotary_dim": 72}, H100, "mosaic_gpu", "not 72"),
         ({"rotary_dim": 24}, H100, "mosaic_gpu", "multiple of 16, not 24"),

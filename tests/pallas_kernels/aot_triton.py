@@ -20,41 +20,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastgen_jax.plan.gpus import Gpu
 
 HEADS = 8  # kv heads
 TOKENS, ROWS, PAGES, CONTEXT = 256, 64, 1024, 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """What the compiler wants to know of a device."""
-
-    kind: str
-    capability: tuple[int, int]
-    cores: int
-    shared_memory: int
-    arch: str
-    has_wgmma: bool
-
-
-GPUS = {
-    "a100": Gpu(
-        kind="NVIDIA A100-SXM4-80GB",
-        capability=(8, 0),
-        cores=108,
-        shared_memory=166912,
-        arch="sm_80",
-        has_wgmma=False,
-    ),
-    "h100": Gpu(
-        kind="NVIDIA H100 80GB HBM3",
-        capability=(9, 0),
-        cores=132,
-        shared_memory=232448,
-        arch="sm_90a",
-        has_wgmma=True,
-    ),
-}
+GPUS = ("a100", "h100")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +102,7 @@ def compile_variant(variant: Variant, dump: Path) -> dict[str, object]:
     from jax.experimental import topologies
     from jax.sharding import NamedSharding, PartitionSpec
 
+    from fastgen_jax.plan.gpus import find_gpu, target_config
     from pallas_kernels.ragged_paged_attention.config import SplitRule
     from pallas_kernels.ragged_paged_attention.options import AttentionOptions
     from pallas_kernels.ragged_paged_attention.shape import AttentionShape
@@ -136,7 +112,7 @@ def compile_variant(variant: Variant, dump: Path) -> dict[str, object]:
     )
     from pallas_kernels.ragged_paged_attention.units import KernelWork, max_units
 
-    gpu = GPUS[variant.gpu]
+    gpu = find_gpu(variant.gpu)
     shape = AttentionShape(
         num_tokens=TOKENS,
         num_rows=ROWS,
@@ -149,14 +125,14 @@ def compile_variant(variant: Variant, dump: Path) -> dict[str, object]:
         kv_dtype=variant.kv_dtype,
     )
     splits = SplitRule(max_tile_splits=2 if variant.has_tile_splits else 1)
-    config = replace(triton_heuristic(shape, shared_memory=gpu.shared_memory), splits=splits)
+    config = replace(triton_heuristic(shape, shared_memory=gpu.shared_per_block), splits=splits)
     options = {
         "plain": AttentionOptions(scale=0.1),
         "softcap": AttentionOptions(scale=0.1, softcap=30.0),
         "all": AttentionOptions(scale=0.1, softcap=30.0, window=1000),
     }[variant.options]
     topology = topologies.get_topology_desc(
-        platform="cuda", target_config=_target(gpu), topology="1x1x1"
+        platform="cuda", target_config=target_config(gpu), topology="1x1x1"
     )
     mesh = topologies.make_mesh(topology, (1,), ("x",))
     sharding = NamedSharding(mesh, PartitionSpec())
@@ -202,7 +178,7 @@ def compile_variant(variant: Variant, dump: Path) -> dict[str, object]:
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
         **_measure(dump, gpu),
-        "shared_memory_limit": gpu.shared_memory,
+        "shared_memory_limit": gpu.shared_per_block,
         "compile_seconds": round(seconds, 1),
     }
 
@@ -225,8 +201,10 @@ def _measure(dump: Path, gpu: Gpu) -> dict[str, object]:
     # shared memory is the system's.
     warp_registers = -(-registers * 32 // 256) * 256
     by_registers = 65536 // (warp_registers * (threads // 32))
-    by_shared_memory = (gpu.shared_memory + 1024) // (shared_memory + 1024)
-    instruction = r"wgmma\.mma_async|mma\.sync" if gpu.has_wgmma else r"mma\.sync"
+    by_shared_memory = (gpu.shared_per_block + 1024) // (shared_memory + 1024)
+    instruction = (
+        r"wgmma\.mma_async|mma\.sync" if gpu.compute_capability >= (9, 0) else r"mma\.sync"
+    )
     return {
         "registers": registers,
         "spill_bytes": spills + merge_spills,
@@ -245,7 +223,7 @@ def _registers(ptx: Path, gpu: Gpu) -> tuple[int, int]:
     assembler = next(found, None)
     assert assembler is not None, "no nvidia/*/bin/ptxas on sys.path: install nvidia-cuda-nvcc"
     done = subprocess.run(
-        [assembler, "-v", f"-arch={gpu.arch}", "-o", os.devnull, ptx],
+        [assembler, "-v", f"-arch={gpu.ptx_arch}", "-o", os.devnull, ptx],
         capture_output=True,
         text=True,
         check=True,
@@ -255,41 +233,6 @@ def _registers(ptx: Path, gpu: Gpu) -> tuple[int, int]:
     assert registers is not None, done.stderr
     assert spills is not None, done.stderr
     return int(registers[1]), int(spills[1])
-
-
-def _target(gpu: Gpu) -> str:
-    """The device as XLA's target description; what doesn't change the kernel is rough."""
-    major, minor = gpu.capability
-    features = " feature_extension: ACCELERATED_FEATURES" if gpu.has_wgmma else ""
-    return f"""
-        gpu_device_info {{
-          threads_per_block_limit: 1024
-          threads_per_warp: 32
-          shared_memory_per_block: 49152
-          shared_memory_per_core: {gpu.shared_memory + 1024}
-          shared_memory_per_block_optin: {gpu.shared_memory}
-          threads_per_core_limit: 2048
-          core_count: {gpu.cores}
-          fpus_per_core: 64
-          block_dim_limit_x: 2147483647
-          block_dim_limit_y: 65535
-          block_dim_limit_z: 65535
-          memory_bandwidth: 2000000000000
-          l2_cache_size: 41943040
-          clock_rate_ghz: 1.4
-          device_memory_size: 80000000000
-          cuda_compute_capability {{ major: {major} minor: {minor}{features} }}
-          registers_per_core_limit: 65536
-          registers_per_block_limit: 65536
-          runtime_version: "13.0.0"
-          driver_version: "13.0.0"
-          compile_time_toolkit_version: "13.0.0"
-          dnn_version: "9.12.0"
-        }}
-        platform_name: "CUDA"
-        dnn_version_info {{ major: 9 minor: 12 }}
-        device_description_str: "{gpu.kind}"
-    """
 
 
 def main() -> None:

@@ -56,6 +56,11 @@ class EngineProcess:
         """Process id of the engine itself."""
         return self._process.pid
 
+    @property
+    def is_paused(self) -> bool:
+        """True between ``pause`` and ``resume``."""
+        return bool(self._stopped)
+
     def run(self, requests: Sequence[WorkloadRequest]) -> dict[str, Any]:
         """What the engine answered: "seconds", "output_token_ids", and what else it tells."""
         message = {
@@ -82,7 +87,7 @@ class EngineProcess:
 
     def pause(self) -> None:
         """Stop all its processes; pausing twice is harmless."""
-        if not self._stopped:
+        if not self.is_paused:
             self._stopped = self._processes()
             for process in self._stopped:
                 process.suspend()
@@ -96,7 +101,7 @@ class EngineProcess:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Let it run inside the block; one that was paused is paused again afterwards."""
-        was_paused = bool(self._stopped)
+        was_paused = self.is_paused
         self.resume()
         try:
             yield

@@ -2,7 +2,8 @@
 
 The engine decodes ``rows`` requests of one token each per step over an executor that does nothing:
 its launch returns at once and its results are a vector made beforehand. So a step's time is all
-host time. Four parts are given:
+host time. It is taken twice, with an empty queue and with ``queued`` requests waiting for a row.
+Four parts are given:
 
 - schedule: ``Scheduler.schedule``, the plan.
 - pack: ``StepPacker.pack``, the plan as one vector.
@@ -23,7 +24,8 @@ import json
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +36,14 @@ from fastgen_jax.kv.layout import blocks_for
 from fastgen_jax.sampling.row_limits import RowLimits
 from fastgen_jax.sampling_params import SamplingParams
 from fastgen_jax.scheduling.plan import StepPlan
+from fastgen_jax.scheduling.policy import POLICIES, RequestView
 from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
 from fastgen_jax.testing import ByteTokenizer
 
 PROMPT_LENGTH = 64
 TOKEN_BUDGET = 2048
 WARM_UP_STEPS = 20
+UNRANKED = "unranked"
 RESULT = Path(__file__).parent / "results" / "host_time.json"
 
 
@@ -48,11 +52,25 @@ class Settings:
     """What is measured."""
 
     rows: int
+    queued: int
+    policy: str
     steps: int
     block_size: int
     max_model_len: int
     logprobs: int | None
     stop: str | None
+
+
+class ArrivalOrder:
+    """A policy without ``rank``, so that the whole queue is its to order."""
+
+    def order(self, candidates: Sequence[RequestView]) -> Sequence[RequestView]:
+        """By arrival."""
+        return sorted(candidates, key=lambda request: request.arrival_index)
+
+    def choose_victim(self, running: Sequence[RequestView]) -> RequestView:
+        """The newest."""
+        return max(running, key=lambda request: request.arrival_index)
 
 
 class NullStep:
@@ -116,9 +134,10 @@ class TimedPacker(StepPacker):
 def measure(settings: Settings) -> dict[str, np.ndarray]:
     """Seconds of every step, per part."""
     engine, scheduler, packer = build(settings)
-    submit(engine, settings)
+    submit(engine, settings, settings.rows)
     while scheduler.num_waiting:
         engine.step()
+    submit(engine, settings, settings.queued)
     for _ in range(WARM_UP_STEPS):
         engine.step()
     scheduler.seconds.clear()
@@ -132,6 +151,7 @@ def measure(settings: Settings) -> dict[str, np.ndarray]:
         steps[index] = time.perf_counter() - start
     gc.enable()
     assert scheduler.num_running == settings.rows, "requests ended while the clock ran"
+    assert scheduler.num_waiting == settings.queued, "requests were admitted while the clock ran"
     schedule, pack = np.array(scheduler.seconds), np.array(packer.seconds)
     return {"schedule": schedule, "pack": pack, "read": steps - schedule - pack, "step": steps}
 
@@ -154,7 +174,8 @@ def build(settings: Settings) -> tuple[Engine, TimedScheduler, TimedPacker]:
             max_model_len=settings.max_model_len,
             block_size=settings.block_size,
             num_blocks=rows * max_blocks_per_seq + 1,
-        )
+        ),
+        ArrivalOrder() if settings.policy == UNRANKED else settings.policy,
     )
     packer = TimedPacker(shapes, max_num_seqs=rows, max_blocks_per_seq=max_blocks_per_seq)
     scheduler.seconds, packer.seconds = [], []
@@ -169,24 +190,21 @@ def build(settings: Settings) -> tuple[Engine, TimedScheduler, TimedPacker]:
     return engine, scheduler, packer
 
 
-def submit(engine: Engine, settings: Settings) -> None:
-    """As many requests as rows, with different prompts, that outlast the measurement."""
+def submit(engine: Engine, settings: Settings, count: int) -> None:
+    """So many requests with different prompts, that outlast the measurement."""
     params = SamplingParams(max_tokens=None, logprobs=settings.logprobs, stop=settings.stop)
-    for row in range(settings.rows):
-        prompt = [row % 256, row // 256] + [1] * (PROMPT_LENGTH - 2)
-        engine.submit(prompt, params)
+    for number in range(count):
+        prompt = [number % 256, number // 256] + [1] * (PROMPT_LENGTH - 2)
+        engine.submit(prompt, params, priority=number % 3)
 
 
-def report(settings: Settings, times: dict[str, np.ndarray]) -> dict[str, object]:
-    """The times in milliseconds, and the machine they were taken on."""
+def report(settings: Settings) -> dict[str, object]:
+    """The times in milliseconds without and with a queue, and the machine they were taken on."""
+    empty = replace(settings, queued=0)
     return {
         "settings": asdict(settings),
         "milliseconds": {
-            part: {
-                "median": round(float(np.median(seconds)) * 1e3, 4),
-                "p99": round(float(np.percentile(seconds, 99)) * 1e3, 4),
-            }
-            for part, seconds in times.items()
+            f"{given.queued} queued": in_milliseconds(measure(given)) for given in (empty, settings)
         },
         "machine": {
             "cpu": cpu_model(),
@@ -195,6 +213,17 @@ def report(settings: Settings, times: dict[str, np.ndarray]) -> dict[str, object
             "python": platform.python_version(),
             "numpy": np.__version__,
         },
+    }
+
+
+def in_milliseconds(times: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Median and 99th percentile of each part."""
+    return {
+        part: {
+            "median": round(float(np.median(seconds)) * 1e3, 4),
+            "p99": round(float(np.percentile(seconds, 99)) * 1e3, 4),
+        }
+        for part, seconds in times.items()
     }
 
 
@@ -212,6 +241,13 @@ def parse() -> tuple[Settings, Path]:
     """The settings, and where the result goes."""
     parser = argparse.ArgumentParser(description="Host time per step, without a device.")
     parser.add_argument("--rows", type=int, default=256, help="running requests")
+    parser.add_argument("--queued", type=int, default=10_000, help="requests waiting for a row")
+    parser.add_argument(
+        "--policy",
+        choices=[*POLICIES, UNRANKED],
+        default="fcfs",
+        help=f"scheduling policy; {UNRANKED} is one that has no rank",
+    )
     parser.add_argument("--steps", type=int, default=400, help="steps to time")
     parser.add_argument("--block-size", type=int, default=32)
     parser.add_argument("--max-model-len", type=int, default=2048)
@@ -224,6 +260,8 @@ def parse() -> tuple[Settings, Path]:
         parser.error(f"--steps {given.steps} outlasts the requests; at most {room}")
     settings = Settings(
         rows=given.rows,
+        queued=given.queued,
+        policy=given.policy,
         steps=given.steps,
         block_size=given.block_size,
         max_model_len=given.max_model_len,
@@ -236,12 +274,13 @@ def parse() -> tuple[Settings, Path]:
 def main() -> None:
     """Measure, print a line per part, and write the result."""
     settings, path = parse()
-    found = report(settings, measure(settings))
+    found = report(settings)
     milliseconds = found["milliseconds"]
     assert isinstance(milliseconds, dict)
     print(f"host time per step at {settings.rows} running requests, milliseconds")
-    for part, times in milliseconds.items():
-        print(f"{part:>9}  median {times['median']:7.3f}  p99 {times['p99']:7.3f}")
+    for name, parts in milliseconds.items():
+        for part, times in parts.items():
+            print(f"{name:>14} {part:>9}  median {times['median']:7.3f}  p99 {times['p99']:7.3f}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from benchmarks.workload import Mix, Workload, draw_workload
 from fastgen_jax.batching import StepShape
 from fastgen_jax.config import EngineConfig, resolve_config
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.decoder import MATRICES, Decoder
+from fastgen_jax.models.layer import MATRICES
 from fastgen_jax.models.registry import expected_shapes
 from fastgen_jax.models.sources import resolve_model
 from fastgen_jax.models.weights.checkpoint import open_checkpoint
@@ -64,10 +65,13 @@ class Products:
 
     def calls(self, shape: StepShape) -> dict[str, Callable[[], object]]:
         """Calls to time by name, "layers" and "head", which return when the products are there."""
-        model = Decoder(self._model, self._weights)
-        matrices = [[getattr(layer, name)[...] for name in MATRICES] for layer in model.layers]
-        head = self._weights["embed" if model.head is None else "head"]
-        dtype = self._weights["embed"].dtype
+        weights = self._weights
+        matrices = [
+            [weights[f"layers.{layer}.{name}"] for name in MATRICES]
+            for layer in range(self._model.num_layers)
+        ]
+        head = weights.get("head", weights["embed"])
+        dtype = weights["embed"].dtype
         x = random_array((shape.num_tokens, self._model.hidden_size), dtype, seed=1)
         hidden = x[: shape.num_rows]
         run_layers = jax.jit(_layer_products).lower(matrices, x).compile()
@@ -173,19 +177,11 @@ class MatmulLimit:
         run = None if self.run is None else json.loads(self.run.read_text(encoding="utf-8"))
         dtype = self.dtype if run is None else run["settings"]["dtype"]
         model = read_model_config(self.model)
-        shapes = resolve_config(
-            EngineConfig(dtype=dtype),
-            platform=jax.default_backend(),
-            model_max_len=model.max_position_embeddings,
-        ).step_shapes
-        steps: dict[StepShape, int] = {}
-        workload = draw_workload(Mix())
-        if run is not None:
-            steps = {StepShape(*item["shape"]): item["count"] for item in run["steps_by_shape"]}
-            shapes = tuple(steps)
-            workload = draw_workload(Mix(**run["mix"]))
+        steps = {} if run is None else xla_steps(run["startup"]["fastgen_jax"], run)
+        shapes = tuple(steps) or xla_ladder(model, dtype)
+        workload = draw_workload(Mix() if run is None else Mix(**run["mix"]))
         products = Products(model, random_weights(model, dtype))
-        times = [products.time(StepShape(*shape), self.repeats) for shape in shapes]
+        times = [products.time(shape, self.repeats) for shape in shapes]
         print(times_table(times))
         limits = limits_of(times, steps, workload)
         for name, value in limits.items():
@@ -199,6 +195,26 @@ class MatmulLimit:
         }
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def xla_ladder(model: ModelConfig, dtype: str) -> tuple[StepShape, ...]:
+    """The shapes of the steps that the engine would run on XLA's products."""
+    resolved = resolve_config(
+        EngineConfig(dtype=dtype),
+        platform=jax.default_backend(),
+        model_max_len=model.max_position_embeddings,
+    )
+    return tuple(StepShape(*shape) for shape in resolved.step_shapes)
+
+
+def xla_steps(engine: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[StepShape, int]:
+    """How many steps of each shape an engine ran on XLA's products; none with native kernels.
+
+    Native kernels skip what pads a step, so its shape doesn't say what XLA would have to compute.
+    """
+    if engine.get("native", False):
+        return {}
+    return {StepShape(*item["shape"]): item["count"] for item in answer["steps_by_shape"]}
 
 
 def limits_of(

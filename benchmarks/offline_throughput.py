@@ -9,12 +9,10 @@ past EOS, without a prefix cache, and must return exactly the tokens asked for.
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -27,13 +25,21 @@ from benchmarks.comparison import (
     ratios,
     summarize,
 )
-from benchmarks.engine_process import IDLE_SHARE, EngineProcess
+from benchmarks.engine_commands import (
+    EngineSizes,
+    llama_cpp_command,
+    own_command,
+    transformers_command,
+    vllm_command,
+)
+from benchmarks.engine_turns import EngineTurns, note
+from benchmarks.llama_tools import BatchedBench, BatchedRate
 from benchmarks.machine import load_average, machine_facts
 from benchmarks.timing import Spread
 from benchmarks.workload import Mix, Workload, draw_workload
 
 OWN = "fastgen_jax"
-PEERS = Path(__file__).parent / "peers"
+LLAMA = "llama.cpp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +54,14 @@ class OfflineThroughput:
     """Interpreter of an environment that has vLLM."""
     hf_python: Path | None = None
     """Interpreter of an environment that has transformers."""
+    llama_server: Path | None = None
+    """llama.cpp's llama-server."""
+    llama_batched_bench: Path | None = None
+    """llama.cpp's llama-batched-bench, as a second figure."""
+    llama_model: Path | None = None
+    """What llama.cpp runs: a .gguf file with the same weights; its precision is the file's."""
     dtype: str = "bfloat16"
-    """"float32" or "bfloat16", for all engines."""
+    """"float32" or "bfloat16", for all engines but llama.cpp."""
     rounds: int = 5
     """Measured turns of each engine."""
     warmup_rounds: int = 1
@@ -66,6 +78,12 @@ class OfflineThroughput:
     """Most tokens of one of vLLM's steps."""
     vllm_eager: bool = False
     """Leave out vLLM's torch.compile: starts sooner, runs slower; for trying things out."""
+    llama_ubatch: int = 512
+    """Most tokens of one pass of llama.cpp."""
+    llama_flash_attention: Literal["on", "off", "auto"] = "auto"
+    """llama.cpp's attention."""
+    llama_kv_unified: bool = False
+    """One cache for all of llama.cpp's slots, instead of one each."""
     matmul_repeats: int = 9
     """Timed calls per step shape for the matmul limit; 0 leaves it out."""
     quick: bool = False
@@ -80,22 +98,17 @@ class OfflineThroughput:
         options = self._quick() if self.quick else self
         load_at_start = load_average()
         workload = draw_workload(options.mix)
-        commands = options.commands()
-        with ExitStack() as stack:
-            engines = [
-                stack.enter_context(options.start(name, command))
-                for name, command in commands.items()
-            ]
-            idle = _settle(engines)
-            rounds, answers = _take_turns(engines, workload, options)
-        startup = {
-            engine.name: {"startup_seconds": engine.startup_seconds, **engine.ready}
-            for engine in engines
-        }
-        limits = options.matmul_limits(workload, answers[OWN]["steps_by_shape"])
+        with EngineTurns(options.commands(), log_dir=options.log_dir) as engines:
+            rounds, batched, answers = _take_turns(engines, workload, options)
+            startup, idle = engines.startup, engines.idle_cores
+        limits = options.matmul_limits(workload, startup[OWN], answers[OWN])
         summaries = summarize(rounds)
         faster = ratios(rounds, OWN)
+        bench = batched_summary(rounds, batched)
         print(_table(summaries, faster, startup, limits))
+        if bench:
+            rate = Spread(**bench["tokens_per_second"]["total"])
+            print(f"llama-batched-bench: {_spread_text(rate)} total tokens/s")
         outputs = {name: answer["output_token_ids"] for name, answer in answers.items()}
         own_outputs = outputs.pop(OWN)
         content = {
@@ -110,6 +123,7 @@ class OfflineThroughput:
             "rounds": [asdict(one) for one in rounds],
             "summaries": {name: asdict(one) for name, one in summaries.items()},
             "times_faster": {name: asdict(one) for name, one in faster.items()},
+            "llama_batched_bench": bench,
             "first_token_agreement": first_token_agreement(own_outputs, outputs),
             "steps_by_shape": answers[OWN]["steps_by_shape"],
             "num_padding_tokens": answers[OWN]["num_padding_tokens"],
@@ -120,34 +134,49 @@ class OfflineThroughput:
 
     def commands(self) -> dict[str, list[str]]:
         """The command of every engine that was asked for; ours is always among them."""
-        own = [sys.executable, "-m", "benchmarks.own_engine", "--model", self.model]
-        own += [*self._common(), *self._sizes()]
-        if self.token_budget is not None:
-            own += ["--token-budget", str(self.token_budget)]
-        commands = {OWN: own}
-        for name, python in (("vllm", self.vllm_python), ("transformers", self.hf_python)):
-            if python is None:
-                continue
-            if self.hf_model is None:
-                raise SystemExit(f"{name} needs --hf-model, a directory with the same weights")
-            script = PEERS / f"{name}_peer.py"
-            commands[name] = [str(python), str(script), "--model", str(self.hf_model)]
-            commands[name] += self._common()
-        if "vllm" in commands:
-            commands["vllm"] += [*self._sizes(), "--token-budget", str(self.vllm_token_budget)]
-            commands["vllm"] += ["--eager"] if self.vllm_eager else []
+        sizes = EngineSizes(max_model_len=self.max_model_len, max_num_seqs=self.max_num_seqs)
+        commands = {
+            OWN: own_command(self.model, sizes, dtype=self.dtype, token_budget=self.token_budget)
+        }
+        if self.llama_server is not None:
+            commands[LLAMA] = llama_cpp_command(
+                self.llama_server,
+                self._llama_file(),
+                sizes,
+                ubatch=self.llama_ubatch,
+                flash_attention=self.llama_flash_attention,
+                kv_unified=self.llama_kv_unified,
+            )
+        if self.vllm_python is not None:
+            commands["vllm"] = vllm_command(
+                self.vllm_python,
+                self._hf_directory("vllm"),
+                sizes,
+                dtype=self.dtype,
+                token_budget=self.vllm_token_budget,
+                eager=self.vllm_eager,
+            )
+        if self.hf_python is not None:
+            directory = self._hf_directory("transformers")
+            commands["transformers"] = transformers_command(
+                self.hf_python, directory, dtype=self.dtype
+            )
         return commands
 
-    def start(self, name: str, command: Sequence[str]) -> EngineProcess:
-        """The engine, ready and paused: others start or run next."""
-        _note(f"starting {name}")
-        if self.log_dir is not None:
-            self.log_dir.mkdir(parents=True, exist_ok=True)
-        log = None if self.log_dir is None else self.log_dir / f"{name}.log"
-        engine = EngineProcess(name, command, log=log)
-        engine.pause()
-        _note(f"{name} ready after {engine.startup_seconds:.1f} s")
-        return engine
+    def batched_bench(self, workload: Workload) -> BatchedBench | None:
+        """llama.cpp's own benchmark with requests of the workload's mean lengths."""
+        if self.llama_batched_bench is None:
+            return None
+        num_requests = len(workload.requests)
+        return BatchedBench(
+            binary=self.llama_batched_bench,
+            model=self._llama_file(),
+            num_requests=num_requests,
+            prompt_length=round(workload.num_prompt_tokens / num_requests),
+            output_length=round(workload.num_output_tokens / num_requests),
+            ubatch=self.llama_ubatch,
+            flash_attention=self.llama_flash_attention,
+        )
 
     def settings(self) -> dict[str, Any]:
         """What was asked for, without places on this machine."""
@@ -160,14 +189,18 @@ class OfflineThroughput:
             "token_budget",
             "vllm_token_budget",
             "vllm_eager",
+            "llama_ubatch",
+            "llama_flash_attention",
+            "llama_kv_unified",
             "quick",
         )
-        return {name: getattr(self, name) for name in names}
+        file = {"llama_model": None if self.llama_model is None else self.llama_model.name}
+        return {**{name: getattr(self, name) for name in names}, **file}
 
     def matmul_limits(
-        self, workload: Workload, steps_by_shape: Sequence[dict[str, Any]]
+        self, workload: Workload, engine: Mapping[str, Any], answer: Mapping[str, Any]
     ) -> dict[str, float]:
-        """Tokens per second that the machine's products alone allow; see matmul_limit."""
+        """Tokens per second that XLA's products alone allow; see matmul_limit."""
         if self.matmul_repeats == 0:
             return {}
         # Late, so that this process holds no jax while the engines run.
@@ -176,26 +209,27 @@ class OfflineThroughput:
             limits_of,
             random_weights,
             read_model_config,
+            xla_ladder,
+            xla_steps,
         )
-        from fastgen_jax.batching import StepShape
 
-        _note("measuring the matmul limit")
-        steps = {StepShape(*item["shape"]): item["count"] for item in steps_by_shape}
+        note("measuring the matmul limit")
         model = read_model_config(self.model)
+        steps = xla_steps(engine, answer)
         products = Products(model, random_weights(model, self.dtype))
-        times = [products.time(shape, self.matmul_repeats) for shape in steps]
+        shapes = tuple(steps) or xla_ladder(model, self.dtype)
+        times = [products.time(shape, self.matmul_repeats) for shape in shapes]
         return limits_of(times, steps, workload)
 
-    def _common(self) -> list[str]:
-        return ["--dtype", self.dtype]
+    def _hf_directory(self, name: str) -> Path:
+        if self.hf_model is None:
+            raise SystemExit(f"{name} needs --hf-model, a directory with the same weights")
+        return self.hf_model
 
-    def _sizes(self) -> list[str]:
-        return [
-            "--max-model-len",
-            str(self.max_model_len),
-            "--max-num-seqs",
-            str(self.max_num_seqs),
-        ]
+    def _llama_file(self) -> Path:
+        if self.llama_model is None:
+            raise SystemExit("llama.cpp needs --llama-model, a .gguf file with the same weights")
+        return self.llama_model
 
     def _quick(self) -> OfflineThroughput:
         mix = replace(self.mix, num_requests=4, prompt_mean=48.0, output_mean=8.0)
@@ -204,55 +238,51 @@ class OfflineThroughput:
         )
 
 
-def _settle(engines: Sequence[EngineProcess]) -> dict[str, float]:
-    """Cores each paused engine keeps busy when idle; only those that keep any stay paused."""
-    idle: dict[str, float] = {}
-    for engine in engines:
-        engine.resume()
-        share = engine.idle_share()
-        if share >= IDLE_SHARE:
-            engine.pause()
-        idle[engine.name] = round(share, 3)
-        _note(f"{engine.name} keeps {share:.3f} cores busy when idle")
-    return idle
-
-
 def _take_turns(
-    engines: Sequence[EngineProcess], workload: Workload, options: OfflineThroughput
-) -> tuple[list[Round], dict[str, dict[str, Any]]]:
-    """The measured rounds, and each engine's last answer."""
+    engines: EngineTurns, workload: Workload, options: OfflineThroughput
+) -> tuple[list[Round], list[BatchedRate], dict[str, dict[str, Any]]]:
+    """The measured rounds, those of llama.cpp's own benchmark, and each engine's last answer."""
     rounds: list[Round] = []
+    batched: list[BatchedRate] = []
     answers: dict[str, dict[str, Any]] = {}
+    bench = options.batched_bench(workload)
     for number in range(1 - options.warmup_rounds, options.rounds + 1):
-        for engine in engines:
-            one, answers[engine.name] = _take_turn(engine, engines, workload, number)
-            _note(
-                f"round {number} {engine.name}: {one.seconds:.2f} s, "
+        for name in engines.names:
+            turn = engines.run(name, workload.requests)
+            answers[name] = turn.answer
+            check_lengths(name, workload, turn.answer["output_token_ids"])
+            one = make_round(
+                workload,
+                engine=name,
+                number=number,
+                seconds=turn.seconds,
+                others_cpu_seconds=turn.others_cpu_seconds,
+                load_average=turn.load_average,
+            )
+            note(
+                f"round {number} {name}: {one.seconds:.2f} s, "
                 f"{one.total_tokens_per_second:.1f} tokens/s"
             )
             if number > 0:
                 rounds.append(one)
-    return rounds, answers
+        if bench is not None and number > 0:
+            with engines.all_paused():
+                batched.append(bench.run())
+            note(f"round {number} llama-batched-bench: {batched[-1].total:.1f} tokens/s")
+    return rounds, batched, answers
 
 
-def _take_turn(
-    engine: EngineProcess, engines: Sequence[EngineProcess], workload: Workload, number: int
-) -> tuple[Round, dict[str, Any]]:
-    others = [other for other in engines if other is not engine]
-    load = load_average()
-    before = sum(other.cpu_seconds() for other in others)
-    with engine.at_work():
-        answer = engine.run(workload.requests)
-    check_lengths(engine.name, workload, answer["output_token_ids"])
-    one = make_round(
-        workload,
-        engine=engine.name,
-        number=number,
-        seconds=answer["seconds"],
-        others_cpu_seconds=sum(other.cpu_seconds() for other in others) - before,
-        load_average=load,
-    )
-    return one, answer
+def batched_summary(rounds: Sequence[Round], batched: Sequence[BatchedRate]) -> dict[str, Any]:
+    """llama-batched-bench's rates, and our tokens per second over its, round by round."""
+    if not batched:
+        return {}
+    own = [one.total_tokens_per_second for one in rounds if one.engine == OWN]
+    faster = [ours / theirs.total for ours, theirs in zip(own, batched, strict=True)]
+    rates = {
+        part: asdict(Spread.of([getattr(one, part) for one in batched]))
+        for part in ("total", "prefill", "decode")
+    }
+    return {"tokens_per_second": rates, "times_faster": asdict(Spread.of(faster))}
 
 
 def _table(
@@ -280,10 +310,6 @@ def _table(
 
 def _spread_text(spread: Spread, digits: int = 1) -> str:
     return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from benchmarks.peers.protocol import Requests, serve, take_stdout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnEngine:
-    """Starts the engine without prefix caching, then runs the workloads it is sent."""
+    """Starts the engine, then runs the workloads it is sent; prefix caching only if asked for."""
 
     model: str = "smollm2-135m-instruct"
     """A built-in name, a directory, a .gguf file or a Hub id."""
@@ -27,6 +27,12 @@ class OwnEngine:
     """Most requests running at once."""
     token_budget: int | None = None
     """Most tokens of one step; None is the engine's default."""
+    quantization: str | None = None
+    """"int8", "int4", or "gguf": weights packed as in the file; None keeps them in dtype."""
+    num_kv_blocks: int | None = None
+    """Blocks of the cache; None is the engine's default."""
+    prefix_caching: bool = False
+    """Share cached blocks between prompts with equal beginnings."""
 
     def main(self) -> None:
         """Serve until standard input ends."""
@@ -35,15 +41,19 @@ class OwnEngine:
         import fastgen_jax
         from fastgen_jax.llm import LLM
         from fastgen_jax.sampling_params import SamplingParams
+        from pallas_kernels.native import native_obstacle
 
         settings: Mapping[str, Any] = {
             "dtype": self.dtype,
             "max_model_len": self.max_model_len,
             "max_num_seqs": self.max_num_seqs,
             "token_budget": self.token_budget,
-            "enable_prefix_caching": False,
+            "num_kv_blocks": self.num_kv_blocks,
+            "enable_prefix_caching": self.prefix_caching,
             "show_progress": False,
         }
+        if self.quantization is not None:
+            settings = {**settings, "quantization": self.quantization}
         with LLM(self.model, **settings) as llm:
 
             def run(requests: Requests) -> dict[str, Any]:
@@ -73,6 +83,7 @@ class OwnEngine:
             ready = {
                 "engine": "fastgen_jax",
                 "version": fastgen_jax.__version__,
+                "native": native_obstacle() is None,
                 "load_seconds": llm.startup.load_seconds,
                 "compile_seconds": llm.compile_report.wall_seconds,
                 "num_cached_programs": llm.compile_report.num_cached,

@@ -1,13 +1,12 @@
 """The parts of a compiled step as programs of their own, to be timed one by one.
 
 Each part does for all layers what the step does, in a loop like the step's, on the step's own
-inputs. Parts are built from the functions that the step is built from; only the elementwise part
-repeats a layer's outline, since the layer never runs without its products.
+inputs, and is built from the functions that the step is built from, with the same kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,9 @@ from benchmarks.matmul_limit import random_array
 from benchmarks.recorded_step import RecordedStep, token_places, unpack
 from fastgen_jax.batching.inputs import ROW_FLAG_SAMPLES
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.decoder import Decoder, LayerIndex, rms_norm
-from fastgen_jax.models.rope import Rotation, apply_rope, rope_tables
+from fastgen_jax.models.decoder import Decoder
+from fastgen_jax.models.layer import LayerIndex
+from fastgen_jax.models.rope import Rotation, rope_tables
 from fastgen_jax.runtime.cache import Pages
 from fastgen_jax.runtime.step import SplitModel, StepSpec, attention_shape, build_step
 from fastgen_jax.sampling import (
@@ -34,9 +34,7 @@ from fastgen_jax.sampling import (
 )
 from pallas_kernels import (
     AttentionOptions,
-    KvWriteReference,
     RaggedBatch,
-    ReferenceConfig,
     plan_work,
     ragged_paged_attention,
     write_kv,
@@ -49,32 +47,63 @@ Call = Callable[[], object]
 class StepParts:
     """One recorded step on this device; each method compiles a part and gives a call to time.
 
-    A call returns when the device is done. ``weights`` are by the decoder's names.
+    A call returns when the device is done. ``spec`` names the kernels.
     """
 
-    model: ModelConfig
-    weights: Mapping[str, Array]
+    decoder: Decoder
     spec: StepSpec
     limits: RowLimits
     step: RecordedStep
 
     def whole(self) -> Call:
         """The step as the engine runs it."""
-        split = SplitModel.of(Decoder(self.model, self.weights))
+        split = SplitModel.of(self.decoder)
         state = (self.spec.cache.zeros(), self._row_state())
         packed = jnp.asarray(self.step.packed)
         run = jax.jit(build_step(split, self.spec), donate_argnums=(1, 2))
         return _Passing(lambda pages, rows: run(split.leaves, pages, rows, packed)[:2], state)
 
-    def attention(self) -> Call:
-        """Planning the work, and attention over the pages in every layer."""
-        fields = self._fields()
-        batch = RaggedBatch(**{name: fields[name] for name in RaggedBatch.__dataclass_fields__})
-        config = ReferenceConfig()
-        cache = self.spec.cache
+    def layers(self) -> Call:
+        """The decoder but for attention and pages: embedding, norms, products, residuals."""
+        split = SplitModel.of(self.decoder)
+        positions, _, _ = self._places()
+        num_tokens = jnp.int32(self.step.num_tokens)
 
-        def run(q: Array, pages: Pages, batch: RaggedBatch) -> Array:
-            shape = attention_shape(self.model, self.spec)
+        def attend(
+            layer: LayerIndex, q: Array, k: Array, v: Array, rotation: Rotation, cache: None
+        ) -> tuple[Array, None]:
+            # Nothing but a use of all three, or their products would be left out.
+            return q + (k + v).sum(axis=1, keepdims=True), cache
+
+        def run(
+            leaves: tuple[Array, ...], token_ids: Array, positions: Array, num_tokens: Array
+        ) -> Array:
+            model, unroll = split.merge(leaves), self.spec.cache.unroll_layers
+            return model(
+                token_ids, positions, attend, None, unroll_layers=unroll, num_tokens=num_tokens
+            )[0]
+
+        return _call(run, split.leaves, jnp.ones_like(positions), positions, num_tokens)
+
+    def head(self) -> Call:
+        """The rows' logits."""
+        split = SplitModel.of(self.decoder)
+        hidden = self._random((self.spec.shape.num_rows, self._model.hidden_size))
+        num_rows = self._fields()["num_rows"]
+
+        def run(leaves: tuple[Array, ...], hidden: Array, num_rows: Array) -> Array:
+            return split.merge(leaves).logits(hidden, num_rows)
+
+        return _call(run, split.leaves, hidden, num_rows)
+
+    def attention(self) -> Call:
+        """Planning the work, and attention over the pages in every layer, with its rotation."""
+        fields, (positions, _, _) = self._fields(), self._places()
+        batch = RaggedBatch(**{name: fields[name] for name in RaggedBatch.__dataclass_fields__})
+        cache, config = self.spec.cache, self.spec.attention
+
+        def run(q: Array, pages: Pages, batch: RaggedBatch, positions: Array) -> Array:
+            shape, rotation = attention_shape(self._model, self.spec), self._rotation(positions)
             work = plan_work(batch, shape=shape, config=config)
 
             def layer(index: LayerIndex, q: Array) -> Array:
@@ -84,6 +113,7 @@ class StepParts:
                     pages[2 * pool],
                     pages[2 * pool + 1],
                     work,
+                    rotation=rotation,
                     first_page=first_page,
                     options=AttentionOptions(scale=cache.head_dim**-0.5),
                     config=config,
@@ -91,14 +121,16 @@ class StepParts:
 
             return self._for_layers(layer, q)
 
-        return _call(run, self._heads(self.model.num_heads), cache.zeros(), batch)
+        return _call(run, self._heads(self._model.num_heads), cache.zeros(), batch, positions)
 
     def kv_write(self) -> Call:
-        """The step's keys and values into their pages, in every layer."""
-        _, page_ids, slots = self._places()
-        k, v = self._heads(self.model.num_kv_heads), self._heads(self.model.num_kv_heads)
+        """The step's rotated keys and values into their pages, in every layer."""
+        positions, page_ids, slots = self._places()
+        k, v = self._heads(self._model.num_kv_heads), self._heads(self._model.num_kv_heads)
 
-        def run(pages: Pages) -> Pages:
+        def run(pages: Pages, positions: Array, num_tokens: Array) -> Pages:
+            rotation = self._rotation(positions)
+
             def layer(index: LayerIndex, pages: Pages) -> Pages:
                 pool, first = self._place(index)
                 written = write_kv(
@@ -108,73 +140,42 @@ class StepParts:
                     v,
                     page_ids + first,
                     slots,
-                    rotation=None,  # counted among the elementwise parts
-                    config=KvWriteReference(),
+                    rotation=rotation,
+                    num_tokens=num_tokens,
+                    config=self.spec.kv_write,
                 )
                 return (*pages[: 2 * pool], *written, *pages[2 * pool + 2 :])
 
             return self._for_layers(layer, pages)
 
         compiled = jax.jit(run, donate_argnums=0)
-        return _Passing(lambda pages: (compiled(pages),), (self.spec.cache.zeros(),))
-
-    def elementwise(self) -> Call:
-        """Norms, rotations, activation and residuals of every layer, without any product."""
-        model, epsilon = self.model, self.model.rms_norm_eps
-        positions, _, _ = self._places()
-        norm = self.weights["final_norm"]
-        wide = (self.spec.shape.num_tokens, model.intermediate_size)
-        narrow = (self.spec.shape.num_tokens, model.hidden_size)
-        x, out = self._random(narrow), self._random(narrow)
-        gate, up = self._random(wide), self._random(wide)
-        q, k = self._heads(model.num_heads), self._heads(model.num_kv_heads)
-
-        def run(out: Array, up: Array, positions: Array, *carry: Array) -> tuple[Array, ...]:
-            tables = rope_tables(positions, head_dim=model.head_dim, theta=model.rope_theta)
-
-            def layer(index: LayerIndex, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-                x, _, _, q, k, gate = carry
-                before_attention = rms_norm(x, norm, epsilon)
-                x = x + out
-                before_mlp = rms_norm(x, norm, epsilon)
-                rotated = apply_rope(q, tables), apply_rope(k, tables)
-                return x + out, before_attention, before_mlp, *rotated, jax.nn.silu(gate) * up
-
-            return self._for_layers(layer, carry)
-
-        return _call(run, out, up, positions, x, x, x, q, k, gate)
-
-    def backbone(self) -> Call:
-        """The decoder with an attention that only adds up what it is given."""
-        split = SplitModel.of(Decoder(self.model, self.weights))
-        positions, _, _ = self._places()
-
-        def attend(
-            layer: LayerIndex, q: Array, k: Array, v: Array, rotation: Rotation, cache: None
-        ) -> tuple[Array, None]:
-            return q + (k + v).sum(axis=1, keepdims=True), cache
-
-        def run(leaves: tuple[Array, ...], token_ids: Array, positions: Array) -> Array:
-            unroll = self.spec.cache.unroll_layers
-            model = split.merge(leaves)
-            return model(token_ids, positions, attend, None, unroll_layers=unroll)[0]
-
-        return _call(run, split.leaves, jnp.ones_like(positions), positions)
+        count = jnp.int32(self.step.num_tokens)
+        state = (self.spec.cache.zeros(),)
+        return _Passing(lambda pages: (compiled(pages, positions, count),), state)
 
     def sampler(self) -> Call:
         """Tokens out of the rows' logits, and into the rows' histories."""
         fields = self._fields()
         rows, positions = fields["device_row"], fields["kv_len"]
         is_sampled = (fields["flags"] & ROW_FLAG_SAMPLES) != 0
-        shape = (self.spec.shape.num_rows, self.model.vocab_size)
+        shape = (self.spec.shape.num_rows, self._model.vocab_size)
         logits = random_array(shape, jnp.dtype("float32"), seed=2)
+        groups = self.spec.sampling_groups
 
         def run(state: RowState) -> tuple[RowState, Array]:
-            token_ids = sample(logits, state, rows, positions, is_sampled)
+            token_ids = sample(logits, state, rows, positions, is_sampled, num_groups=groups)
             return append_tokens(state, rows, positions, token_ids, is_sampled), token_ids
 
         compiled = jax.jit(run, donate_argnums=0)
         return _Passing(lambda state: compiled(state)[:1], (self._row_state(),))
+
+    @property
+    def _model(self) -> ModelConfig:
+        return self.decoder.config
+
+    def _rotation(self, positions: Array) -> Rotation:
+        model = self._model
+        return rope_tables(positions, head_dim=model.head_dim, theta=model.rope_theta)
 
     def _fields(self) -> dict[str, Array]:
         fields = unpack(self.step, self.spec.max_blocks_per_seq)
@@ -194,10 +195,10 @@ class StepParts:
         return state
 
     def _random(self, shape: tuple[int, ...]) -> Float[Array, "..."]:
-        return random_array(shape, self.weights["embed"].dtype, seed=len(shape))
+        return random_array(shape, jnp.dtype(self.spec.cache.dtype), seed=len(shape))
 
     def _heads(self, count: int) -> Float[Array, "T H D"]:
-        return self._random((self.spec.shape.num_tokens, count, self.model.head_dim))
+        return self._random((self.spec.shape.num_tokens, count, self._model.head_dim))
 
     def _place(self, layer: LayerIndex) -> tuple[int, Array]:
         """The layer's pool and its first page in it, as runtime.cache lays them out."""
@@ -207,8 +208,8 @@ class StepParts:
 
     def _for_layers(self, layer: Callable[[LayerIndex, Any], Any], carry: Any) -> Any:
         if not self.spec.cache.unroll_layers:
-            return lax.fori_loop(0, self.model.num_layers, layer, carry)
-        for index in range(self.model.num_layers):
+            return lax.fori_loop(0, self._model.num_layers, layer, carry)
+        for index in range(self._model.num_layers):
             carry = layer(index, carry)
         return carry
 

@@ -1,26 +1,26 @@
 """Where a step's time goes: the whole compiled step, and its parts compiled and timed alone.
 
 Two steps are taken out of what the scheduler makes of 32 equal requests: a full-budget one from
-the middle of the prompts, decodes riding along, and a decode step with every row taken. The
-remainder is what the parts don't explain: embedding, unpacking, switches between the layers'
-weights, and what a part gains or loses by running alone. Host time runs beside the device, on the
-step before; it is shown against the step and isn't part of the sum.
+the middle of the prompts, decodes riding along, and a decode step with every row taken. Both run on
+the kernels that the engine would choose, without chaining. The remainder is what the parts don't
+explain: unpacking, log-probabilities, and what a part gains or loses by running alone. Host time
+runs beside the device, on the step before; it is shown against the step and isn't part of the sum.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import jax
 import tyro
-from jaxtyping import Array
 
-from benchmarks.machine import load_average, machine_facts
-from benchmarks.matmul_limit import Products, random_weights, read_model_config
+from benchmarks.machine import load_average
+from benchmarks.matmul_limit import read_model_config
+from benchmarks.measurement import write_measurement
 from benchmarks.recorded_step import RecordedStep, record_steps
 from benchmarks.step_parts import StepParts
 from benchmarks.timing import Spread, time_in_turns
@@ -29,10 +29,23 @@ from fastgen_jax.batching import StepShape
 from fastgen_jax.config import EngineConfig, ResolvedConfig, resolve_config
 from fastgen_jax.kv.layout import blocks_for
 from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.decoder import Decoder
+from fastgen_jax.models.weights.packing import choose_packing
 from fastgen_jax.runtime.cache import cache_spec
+from fastgen_jax.runtime.kernels import with_kernels
 from fastgen_jax.runtime.step import StepSpec
+from fastgen_jax.runtime.weights import (
+    DenseSource,
+    PackedSource,
+    WeightSource,
+    random_stacks,
+    random_tensors,
+)
 from fastgen_jax.sampling import RowLimits
 from fastgen_jax.scheduling.config import SchedulerConfig
+from pallas_kernels import target_of
+from pallas_kernels.linear import LinearNative, LinearReference
+from pallas_kernels.native import native_obstacle, set_num_threads, usable_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +59,6 @@ class Profile:
         num_decode_tokens: of these, decodes.
         whole: the compiled step.
         parts: its parts, each alone.
-        backbone: the decoder without attention and cache: a check on matmuls + elementwise.
         host_seconds: scheduling, packing and reading, median over all steps of the shape.
     """
 
@@ -56,7 +68,6 @@ class Profile:
     num_decode_tokens: int
     whole: Spread
     parts: dict[str, Spread]
-    backbone: Spread
     host_seconds: float
 
     @property
@@ -82,6 +93,7 @@ class Setup:
             config,
             platform=jax.default_backend(),
             model_max_len=model.max_position_embeddings,
+            has_native=native_obstacle() is None,
         )
         limits = RowLimits(
             max_num_seqs=resolved.max_num_seqs,
@@ -119,8 +131,27 @@ class Setup:
             max_blocks_per_seq=resolved.max_blocks_per_seq,
         )
 
-    def parts(self, weights: Mapping[str, Array], step: RecordedStep) -> StepParts:
-        """The step's parts, to compile."""
+    def decoder(self) -> Decoder:
+        """The decoder with random weights, as the engine would hold them."""
+        model, config, resolved = self.model, self.config, self.resolved
+        if resolved.is_native:
+            set_num_threads(usable_cores())
+        if not resolved.is_native and config.quantization is None:
+            source: WeightSource = DenseSource(
+                model=model, dtype=resolved.dtype, tensors=random_tensors(model, config.seed)
+            )
+        else:
+            packing = choose_packing(model, dtype=resolved.dtype, quantization=config.quantization)
+            source = PackedSource(
+                model=model,
+                packing=packing,
+                linear=LinearNative() if resolved.is_native else LinearReference(),
+                stacks=random_stacks(model, packing, config.seed),
+            )
+        return Decoder(model, source.load(lambda num_bytes: None))
+
+    def parts(self, decoder: Decoder, step: RecordedStep) -> StepParts:
+        """The step's parts, to compile, with the kernels that the engine would choose."""
         cache = cache_spec(
             self.model,
             num_blocks=self.num_blocks,
@@ -134,9 +165,10 @@ class Setup:
             max_logprobs=self.limits.max_logprobs,
             cache=cache,
         )
-        return StepParts(
-            model=self.model, weights=weights, spec=spec, limits=self.limits, step=step
-        )
+        target = target_of(jax.local_devices()[0])
+        named = self.resolved.implementation
+        spec = with_kernels(spec, self.model, target, implementation=named)
+        return StepParts(decoder=decoder, spec=spec, limits=self.limits, step=step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +179,10 @@ class StepProfile:
     """A built-in name, a directory, a .gguf file or a Hub id; only its shape is read."""
     dtype: str = "bfloat16"
     """"float32" or "bfloat16"."""
+    implementation: str = "auto"
+    """"auto", or "xla" to profile the step without native kernels."""
+    quantization: Literal["int8", "int4"] | None = None
+    """How weights are packed; None keeps them in dtype."""
     num_requests: int = 32
     """Requests running at once; the decode step needs as many as a step has rows."""
     context: int = 256
@@ -172,29 +208,33 @@ class StepProfile:
             relative_deviation=0.0,
         )
         config = EngineConfig(
-            dtype=self.dtype, max_num_seqs=self.num_requests, max_model_len=self.max_model_len
+            dtype=self.dtype,
+            max_num_seqs=self.num_requests,
+            max_model_len=self.max_model_len,
+            implementation=self.implementation,
+            quantization=self.quantization,
         )
         setup = Setup.of(read_model_config(self.model), config, mix)
         steps = setup.record()
-        weights = random_weights(setup.model, self.dtype)
+        decoder = setup.decoder()
         profiles: list[Profile] = []
         for name, step in choose_steps(steps).items():
             host = [one.host_seconds for one in steps if one.shape == step.shape]
-            parts = setup.parts(weights, step)
+            parts = setup.parts(decoder, step)
             repeats = 2 if self.quick else self.repeats
             profiles.append(profile_step(name, parts, statistics.median(host), repeats))
             print(profile_table(profiles[-1]), end="\n\n", flush=True)
-        content = {
-            "machine": asdict(machine_facts()),
-            "load_average": {"start": load_at_start, "end": load_average()},
-            "settings": {
-                name: getattr(self, name)
-                for name in ("dtype", "num_requests", "context", "outputs", "max_model_len")
+        names = ("dtype", "implementation", "quantization", "num_requests", "context", "outputs")
+        names += ("max_model_len", "quick")
+        write_measurement(
+            self.out,
+            settings={name: getattr(self, name) for name in names},
+            load_at_start=load_at_start,
+            numbers={
+                "is_native": setup.resolved.is_native,
+                "profiles": [{**asdict(one), "remainder": one.remainder} for one in profiles],
             },
-            "profiles": [{**asdict(one), "remainder": one.remainder} for one in profiles],
-        }
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        )
 
 
 def choose_steps(steps: Sequence[RecordedStep]) -> dict[str, RecordedStep]:
@@ -211,15 +251,12 @@ def choose_steps(steps: Sequence[RecordedStep]) -> dict[str, RecordedStep]:
 
 def profile_step(name: str, parts: StepParts, host_seconds: float, repeats: int) -> Profile:
     """The step's times; everything compiles first, then step and parts take turns."""
-    products = Products(parts.model, parts.weights).calls(parts.spec.shape)
     calls = {
         "whole": parts.whole(),
-        "backbone": parts.backbone(),
-        "matmuls": products["layers"],
-        "head": products["head"],
+        "layers: products and norms": parts.layers(),
         "attention": parts.attention(),
         "KV write": parts.kv_write(),
-        "elementwise": parts.elementwise(),
+        "head": parts.head(),
         "sampler": parts.sampler(),
     }
     times = time_in_turns(calls, repeats)
@@ -229,7 +266,6 @@ def profile_step(name: str, parts: StepParts, host_seconds: float, repeats: int)
         num_tokens=parts.step.num_tokens,
         num_decode_tokens=parts.step.num_decode_tokens,
         whole=times.pop("whole"),
-        backbone=times.pop("backbone"),
         parts=times,
         host_seconds=host_seconds,
     )
@@ -243,12 +279,9 @@ def profile_table(profile: Profile) -> str:
     tokens, num_rows = profile.shape
     lines = [f"{profile.name}: {tokens} x {num_rows}, {profile.num_decode_tokens} decodes"]
     lines[0] += f" among {profile.num_tokens} tokens"
-    lines += [f"  {name:<22}{1e3 * t:9.2f} ms{t / whole:8.1%}" for name, t in rows.items()]
-    beside = {
-        "backbone (check)": profile.backbone.median,
-        "host, beside the step": profile.host_seconds,
-    }
-    lines += [f"  {name:<22}{1e3 * t:9.2f} ms{t / whole:8.1%}" for name, t in beside.items()]
+    lines += [f"  {name:<28}{1e3 * t:9.2f} ms{t / whole:8.1%}" for name, t in rows.items()]
+    host = profile.host_seconds
+    lines.append(f"  {'host, beside the step':<28}{1e3 * host:9.2f} ms{host / whole:8.1%}")
     return "\n".join(lines)
 
 

@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 # on a GPU (A100 156, H100 295).
 _CPU_STEP_OVERHEAD = 8
 _GPU_STEP_OVERHEAD = 256
+# A launch costs about the same on every machine; beside a step of a GPU's it hides, and there a
+# chain would only delay what waits for its end.
+_CPU_CHAIN = 4
+# The native kernels skip padding, so the smallest step that holds the demand is always the best.
+_FREE_PADDING_OVERHEAD = 1 << 20
 
-Implementation = Literal["mosaic_gpu", "triton", "xla"]
+Implementation = Literal["mosaic_gpu", "triton", "native", "xla"]
 
 DTYPES = ("auto", "float32", "bfloat16")
 IMPLEMENTATIONS = ("auto", *get_args(Implementation))
+QUANTIZATIONS = ("int8", "int4", "gguf")
 LOAD_FORMATS = ("auto", "gguf", "safetensors", "dummy")
 
 
@@ -34,6 +40,10 @@ class EngineConfig:
 
     Attributes:
         dtype: of weights, activations and cache. "auto": float32 on a CPU, bfloat16 elsewhere.
+        quantization: of the weights in memory. None: none, they have dtype. "int8": int8, a scale
+            for each output. "int4": 4 bits, a scale and a minimum for each 32 inputs; embedding and
+            head in int8. "gguf": what a GGUF file holds as Q8_0, Q4_0 or Q4_1 stays as it is, the
+            rest has dtype.
         token_budget: most tokens of one step. None: 256 on a CPU, 512 elsewhere.
         max_num_seqs: most requests running at once. None: 32 on a CPU, 256 elsewhere.
         block_size: tokens of one block of the cache.
@@ -44,7 +54,10 @@ class EngineConfig:
         max_model_len: most tokens of a request, prompt and output. None: the model's own limit.
         tensor_parallel_size: devices that one model is spread over; only 1 for now.
         step_shapes: (tokens, rows) of the compiled steps, ascending; the last must hold the
-            budget. None: a short ladder on a CPU, decode-only and full budget elsewhere.
+            budget. None: a short ladder on a CPU, decode-only and full budget elsewhere. Tokens
+            that pad a step cost nothing with native kernels, rows that pad it a little.
+        max_chained_steps: most decode steps that the device runs in one launch while nobody waits;
+            a stop is seen, and a new request joins, only at its end. None: 4 on a CPU, 1 elsewhere.
         chunk_multiple: prompt chunks end at multiples of it where that loses no budget.
         policy: "fcfs", "priority", or an object with the Policy protocol's methods.
         enable_prefix_caching: share cached blocks between prompts with equal beginnings.
@@ -52,8 +65,10 @@ class EngineConfig:
         max_logit_bias: most logit_bias entries of a request.
         max_bad_words: most token sequences that a request's bad_words may become.
         seed: start of the seeds given to requests without one.
-        implementation: of attention and page write: "mosaic_gpu", "triton" or "xla", which fails
-            where it can't serve the model. "auto": the best that serves it on the device.
+        implementation: of attention and page write: "mosaic_gpu", "triton", "native" or
+            "xla", which fails where it can't serve the model. "auto": the best that serves it on
+            the device.
+        num_threads: of the native kernels of a CPU. None: all cores that the process may use.
         load_format: "auto" | "gguf" | "safetensors", or "dummy" for random weights.
         compilation_cache_dir: where compiled steps are kept between processes. None: in the
             user's cache directory; "off": nowhere.
@@ -64,6 +79,7 @@ class EngineConfig:
     """
 
     dtype: str = "auto"
+    quantization: str | None = None
     token_budget: int | None = None
     max_num_seqs: int | None = None
     block_size: int = 32
@@ -72,6 +88,7 @@ class EngineConfig:
     max_model_len: int | None = None
     tensor_parallel_size: int = 1
     step_shapes: Sequence[tuple[int, int]] | None = None
+    max_chained_steps: int | None = None
     chunk_multiple: int = 1
     policy: str | Policy = "fcfs"
     enable_prefix_caching: bool = True
@@ -80,6 +97,7 @@ class EngineConfig:
     max_bad_words: int = 64
     seed: int = 0
     implementation: str = "auto"
+    num_threads: int | None = None
     load_format: str = "auto"
     compilation_cache_dir: str | None = None
     compile_in_background: bool = False
@@ -91,7 +109,9 @@ class EngineConfig:
             self._check_count(name, 1)
         self._check_count("max_logprobs", 0)
         self._check_count("seed", 0)
-        for name in ("token_budget", "max_num_seqs", "max_model_len"):
+        for name in (
+            "token_budget", "max_num_seqs", "max_model_len", "max_chained_steps", "num_threads",
+        ):  # fmt: skip
             if getattr(self, name) is not None:
                 self._check_count(name, 1)
         if self.num_kv_blocks is not None:
@@ -100,6 +120,8 @@ class EngineConfig:
             if not isinstance(getattr(self, name), bool):
                 raise self._invalid(name, "must be True or False")
         self._check_choice("dtype", DTYPES)
+        if self.quantization is not None:
+            self._check_choice("quantization", QUANTIZATIONS)
         self._check_choice("implementation", IMPLEMENTATIONS)
         self._check_choice("load_format", LOAD_FORMATS)
         fraction = self.kv_cache_memory_fraction
@@ -202,7 +224,10 @@ class ResolvedConfig:
         dtype: "float32" or "bfloat16".
         implementation: of attention and page write; None for the best.
         max_blocks_per_seq: blocks that a request of max_model_len needs (P).
+        max_chained_steps: most decode steps in one launch.
         step_overhead: what a step costs before its first token, in tokens: reading the weights.
+        is_native: whether a CPU's native kernels compute the products.
+        num_threads: of the native kernels; 1 where there are none.
     """
 
     dtype: str
@@ -215,15 +240,38 @@ class ResolvedConfig:
     step_shapes: tuple[tuple[int, int], ...]
     max_blocks_per_seq: int
     step_overhead: int
+    max_chained_steps: int
+    is_native: bool = False
+    num_threads: int = 1
 
 
-def resolve_config(config: EngineConfig, *, platform: str, model_max_len: int) -> ResolvedConfig:
+def resolve_config(
+    config: EngineConfig, *, platform: str, model_max_len: int, has_native: bool = False
+) -> ResolvedConfig:
     """The settings in force on a platform ("cpu", "gpu", …) for a model of the given length.
 
+    ``has_native`` says that the native kernels were built for this processor.
+
     Raises:
-        ConfigError: max_model_len above the model's, or shapes that don't fit the budget.
+        ConfigError: max_model_len above the model's, shapes that don't fit the budget, or a setting
+            of native kernels where none run.
     """
     is_cpu = platform == "cpu"
+    is_native = is_cpu and has_native and config.implementation in ("auto", "native")
+    if config.num_threads is not None and not is_native:
+        raise ConfigError(
+            "no native kernels run here that could use it",
+            field="num_threads",
+            value=config.num_threads,
+            remedy="leave it out; XLA takes its threads from the cores that the process may use",
+        )
+    if config.quantization is not None and not is_cpu:
+        raise ConfigError(
+            f"weights stay quantized on a CPU only, this is {platform!r}",
+            field="quantization",
+            value=config.quantization,
+            remedy="leave it out",
+        )
     dtype = config.dtype if config.dtype != "auto" else ("float32" if is_cpu else "bfloat16")
     max_model_len = config.max_model_len or model_max_len
     if max_model_len > model_max_len:
@@ -240,7 +288,9 @@ def resolve_config(config: EngineConfig, *, platform: str, model_max_len: int) -
     else:
         token_budget = config.token_budget or (256 if is_cpu else 512)
         max_num_seqs = config.max_num_seqs or (32 if is_cpu else 256)
-        shapes = _default_shapes(token_budget, max_num_seqs, dtype=dtype, is_cpu=is_cpu)
+        shapes = _default_shapes(
+            token_budget, max_num_seqs, dtype=dtype, is_cpu=is_cpu, is_native=is_native
+        )
     if shapes[-1][1] > max_num_seqs:
         raise ConfigError(
             f"has more rows than max_num_seqs={max_num_seqs}",
@@ -259,8 +309,18 @@ def resolve_config(config: EngineConfig, *, platform: str, model_max_len: int) -
         max_model_len=max_model_len,
         step_shapes=shapes,
         max_blocks_per_seq=-(-max_model_len // config.block_size),
-        step_overhead=_CPU_STEP_OVERHEAD if is_cpu else _GPU_STEP_OVERHEAD,
+        step_overhead=_step_overhead(is_cpu=is_cpu, is_native=is_native),
+        max_chained_steps=config.max_chained_steps or (_CPU_CHAIN if is_cpu else 1),
+        is_native=is_native,
+        num_threads=(config.num_threads or usable_cores()) if is_native else 1,
     )
+
+
+def usable_cores() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def user_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -273,16 +333,24 @@ def user_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return base / "fastgen_jax"
 
 
+def _step_overhead(*, is_cpu: bool, is_native: bool) -> int:
+    if is_native:
+        return _FREE_PADDING_OVERHEAD
+    return _CPU_STEP_OVERHEAD if is_cpu else _GPU_STEP_OVERHEAD
+
+
 def _default_shapes(
-    token_budget: int, max_num_seqs: int, *, dtype: str, is_cpu: bool
+    token_budget: int, max_num_seqs: int, *, dtype: str, is_cpu: bool, is_native: bool
 ) -> tuple[tuple[int, int], ...]:
     """A ladder where padding costs (CPU), else decode-only and full budget.
 
     XLA's bfloat16 product on a CPU is slower for 1 token than for 8, so a bfloat16 ladder starts
-    at 8.
+    at 8. Native kernels skip padding; what remains of it is the sampler, which sees all rows.
     """
     max_rows = min(max_num_seqs, token_budget)
-    if not is_cpu:
+    if is_native:
+        sizes = [1, min(8, token_budget), token_budget]
+    elif not is_cpu:
         sizes = [max_rows, token_budget]
     else:
         first = 1 if dtype == "float32" else 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 import time
 from collections import deque
@@ -15,7 +14,9 @@ import numpy as np
 from fastgen_jax.batching import StepPacker, StepResults, StepShape
 from fastgen_jax.completion import Completion
 from fastgen_jax.errors import EngineClosedError, InvalidRequestError
+from fastgen_jax.live_completions import LiveCompletions
 from fastgen_jax.metrics import EngineMetrics, StepCounters
+from fastgen_jax.prompt_tokens import plain_token_ids
 from fastgen_jax.request import FinishReason, Request, RequestState
 from fastgen_jax.sampling.packing import pack_row
 from fastgen_jax.sampling.row_limits import RowLimits, check_limits
@@ -31,6 +32,7 @@ _SEED_STRIDE = 0x9E3779B97F4A7C15  # odd, so that indices never collide modulo 2
 @dataclass(frozen=True, slots=True)
 class _StepInFlight:
     plan: StepPlan
+    watched: np.ndarray  # [C, R] of each chained step's rows, those to look at anyway
     pending: PendingStep
 
 
@@ -66,7 +68,11 @@ class Engine:
         self._seed = seed
         self._clock = clock
         self._on_plan = on_plan
-        self._completions: dict[Request, Completion] = {}
+        self._live = LiveCompletions(
+            max_num_seqs=limits.max_num_seqs,
+            vocab_size=limits.vocab_size,
+            block_size=scheduler.config.block_size,
+        )
         self._bad_word_ids: dict[Request, list[list[int]]] = {}
         self._in_flight: deque[_StepInFlight] = deque()
         self._is_waiting = False
@@ -146,7 +152,7 @@ class Engine:
                 tokenizer=self._tokenizer,
                 eos_token_ids=self._eos_token_ids,
             )
-            self._completions[request] = completion
+            self._live.add(completion)
             if bad_word_ids:
                 self._bad_word_ids[request] = bad_word_ids
             completions.append(completion)
@@ -165,7 +171,11 @@ class Engine:
             # More than one is left only by an interrupt that came while a result was awaited.
             while len(self._in_flight) > is_launched:
                 results = self._wait(self._in_flight[0])
-                touched += self._read(self._in_flight.popleft().plan, results)
+                launched = self._in_flight.popleft()
+                for index in range(launched.plan.chain_length):
+                    touched += self._read(launched, index, results.step(index))
+                if launched.plan.chain_length > 1:
+                    touched = list(dict.fromkeys(touched))
             if touched and self._on_first_token is not None:
                 self.run_late_work()
             return touched
@@ -186,7 +196,7 @@ class Engine:
 
     def abort(self, request: Request) -> None:
         """End a request in whatever state it is; a finished one stays as it is."""
-        if request in self._completions:
+        if request in self._live:
             self.scheduler.abort(request.request_id)
             self._end(request)
 
@@ -196,7 +206,7 @@ class Engine:
 
     def close(self) -> None:
         """Abort what is unfinished and free the device memory."""
-        for request in list(self._completions):
+        for request in self._live:
             self.abort(request)
         self._in_flight.clear()
         self._executor.close()
@@ -210,13 +220,14 @@ class Engine:
             return False
         for request in plan.admitted:
             self._executor.write_row(request.row, self._pack_row(request))
-            completion = self._completions[request]
+            completion = self._live[request]
+            self._live.admit(completion)
             if completion.first_scheduled_time is None:
                 completion.first_scheduled_time = self._clock()
         shape = self._packer.shape_for(plan)
         pending = self._executor.launch(shape, self._packer.pack(plan, shape))
         self.counters.count_step(plan, shape)
-        self._in_flight.append(_StepInFlight(plan, pending))
+        self._in_flight.append(_StepInFlight(plan, self._live.watched(plan), pending))
         return True
 
     def _wait(self, step: _StepInFlight) -> StepResults:
@@ -225,48 +236,57 @@ class Engine:
         self._is_waiting = False
         return results
 
-    def _read(self, plan: StepPlan, results: StepResults) -> list[Completion]:
-        """The completions that got tokens or ended; a hot path, run for every row of a step."""
-        token_ids = results.token_ids
+    def _read(self, launched: _StepInFlight, step: int, results: StepResults) -> list[Completion]:
+        """The completions that got tokens or ended in one of the steps that were launched.
+
+        Most rows' tokens are appended and no more.
+        """
+        rows = launched.plan.rows
         now = self._clock()
-        completions, add_token = self._completions, self.scheduler.add_token
+        drawn = results.field("token_ids")[: len(rows)]
+        closely = np.flatnonzero(launched.watched[step] | self._live.may_stop(drawn)).tolist()
+        completions = list(self._live.of(rows.requests))  # None: ended while this was in flight
         touched: list[Completion] = []
-        first_token = 0
-        for index, (request, start, num_tokens, samples) in enumerate(plan.rows):
-            first, first_token = first_token, first_token + num_tokens
-            completion = completions.get(request)
-            if completion is None:  # ended while this step was in flight
+        for index in closely:
+            completion, completions[index] = completions[index], None
+            if completion is None:
                 continue
-            if completion.wants_prompt_logprobs and start < request.num_prompt_tokens - 1:
-                completion.add_prompt_logprobs(results, first, start, num_tokens)
-            if not samples:
-                continue
-            token_id = token_ids[index]
-            touched.append(completion)
-            if token_id < 0:
-                self.scheduler.fail(request, "the model's logits hold NaN or no finite value")
-                self._end(request, now)
-                continue
-            add_token(request, token_id)
-            if completion.first_token_time is None:
-                completion.first_token_time = now
-            if completion.wants_logprobs:
-                completion.add_logprobs(results, index, token_id)
-            # Most rows of most steps end here, before any further call.
-            if (
-                token_id not in completion.stop_token_ids
-                and not completion.looks_for_stop
-                and len(request.token_ids) < completion.max_length
-            ):
-                continue
-            end = completion.end_after(token_id)
-            if end is not None:
-                self.scheduler.finish(request, end.reason, end.stop_reason)
-                self._end(request, now)
+            if self._read_closely(completion, launched.plan, index, results, now):
+                touched.append(completion)
+        for completion, token_id in zip(completions, results.token_ids, strict=False):
+            if completion is not None:
+                completion.request.token_ids.append(token_id)
+                touched.append(completion)
         return touched
 
+    def _read_closely(
+        self, completion: Completion, plan: StepPlan, index: int, results: StepResults, now: float
+    ) -> bool:
+        """True when the completion got a token or ended: all that one row of a step can bring."""
+        request, start, num_tokens, samples = plan.rows[index]
+        if completion.wants_prompt_logprobs and start < request.num_prompt_tokens - 1:
+            first = int(plan.rows.lengths[:index].sum())
+            completion.add_prompt_logprobs(results, first, start, num_tokens)
+        if not samples:
+            return False
+        token_id = results.token_ids[index]
+        if token_id < 0:
+            self.scheduler.fail(request, "the model's logits hold NaN or no finite value")
+            self._end(request, now)
+            return True
+        self.scheduler.add_token(request, token_id)
+        if completion.first_token_time is None:
+            completion.first_token_time = now
+        if completion.wants_logprobs:
+            completion.add_logprobs(results, index, token_id)
+        end = completion.end_after(token_id)
+        if end is not None:
+            self.scheduler.finish(request, end.reason, end.stop_reason)
+            self._end(request, now)
+        return True
+
     def _end(self, request: Request, now: float | None = None) -> None:
-        completion = self._completions.pop(request)
+        completion = self._live.remove(request)
         completion.finished_time = self._clock() if now is None else now
         self._bad_word_ids.pop(request, None)
         self.counters.count_end(completion)
@@ -275,12 +295,13 @@ class Engine:
         self._failure = error
         self._in_flight.clear()
         message = f"the engine failed: {_describe(error)}"
-        for request in list(self._completions):
+        for request in self._live:
             # A scheduler that broke off in the middle may not know its own requests any more.
             with suppress(Exception):
                 self.scheduler.fail(request, message)
             if not request.is_finished:
                 request.state = RequestState.FINISHED
+                request.count_alone()
                 request.num_tokens = len(request.token_ids)
                 request.finish_reason = FinishReason.ERROR
                 request.error = message
@@ -312,7 +333,7 @@ class Engine:
     ) -> tuple[tuple[int, ...], list[list[int]]]:
         """The prompt as plain ints and the bad words as tokens, of a request that can be served."""
         self._check_alive()
-        token_ids = _plain_ints(prompt_token_ids)
+        token_ids = plain_token_ids(prompt_token_ids)
         self._check_prompt(token_ids, params)
         bad_word_ids = self._tokenize_bad_words(params)
         check_limits(params, self._eos(params), bad_word_ids, self._limits)
@@ -367,28 +388,3 @@ class Engine:
 
 def _describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-def _plain_ints(prompt_token_ids: Iterable[int]) -> tuple[int, ...]:
-    """The token ids as Python's own ints; those of numpy count as ints, booleans don't."""
-    try:
-        token_ids = tuple(prompt_token_ids)
-    except TypeError:
-        raise _no_token_ids(prompt_token_ids) from None
-    if {int}.issuperset(map(type, token_ids)):
-        return token_ids
-    plain: list[int] = []
-    for token_id in token_ids:
-        try:
-            plain.append(operator.index(token_id))
-        except TypeError:
-            raise _no_token_ids(token_id) from None
-        if isinstance(token_id, bool):
-            raise _no_token_ids(token_id)
-    return tuple(plain)
-
-
-def _no_token_ids(value: object) -> InvalidRequestError:
-    return InvalidRequestError(
-        "is no token id", field="prompt_token_ids", value=value, remedy="use a sequence of ints"
-    )

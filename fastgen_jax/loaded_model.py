@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
-import ml_dtypes
-import numpy as np
 from tqdm import tqdm
 
 from fastgen_jax.batching import StepPacker, StepShape
@@ -20,14 +20,27 @@ from fastgen_jax.errors import ConfigError
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
 from fastgen_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
-from fastgen_jax.models.weights.prefetch import PrefetchedTensors
 from fastgen_jax.runtime.compile import BackgroundCompilation, CompileReport, cache_directory
 from fastgen_jax.runtime.memory import MemoryPlan
+from fastgen_jax.runtime.weights import (
+    DenseSource,
+    PackedSource,
+    WeightSource,
+    num_bytes,
+    random_stacks,
+    random_tensors,
+)
 from fastgen_jax.sampling import RowLimits
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.policy import get_policy
 from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
 from fastgen_jax.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
+from pallas_kernels.linear import LinearNative, LinearReference
+from pallas_kernels.native import (
+    native_library,
+    native_obstacle,
+    set_num_threads,
+)
 
 if TYPE_CHECKING:
     from fastgen_jax.runtime.build import Runtime
@@ -84,11 +97,14 @@ def load_model(
     path = resolve_model(model, progress=config.show_progress)
     with open_checkpoint(path) as checkpoint:
         _check_format(config, checkpoint)
+        obstacle = native_obstacle()
         resolved = resolve_config(
             config,
             platform=jax.default_backend(),
             model_max_len=checkpoint.config.max_position_embeddings,
+            has_native=obstacle is None,
         )
+        _prepare_native(config, resolved, obstacle)
         limits = RowLimits(
             max_num_seqs=resolved.max_num_seqs,
             max_model_len=resolved.max_model_len,
@@ -147,6 +163,7 @@ def scheduler_config(
         num_blocks=num_blocks,
         step_sizes=tuple(tokens for tokens, _ in resolved.step_shapes),
         step_overhead=resolved.step_overhead,
+        max_chained_steps=resolved.max_chained_steps,
         chunk_multiple=config.chunk_multiple,
         enable_prefix_caching=config.enable_prefix_caching,
     )
@@ -155,54 +172,84 @@ def scheduler_config(
 def _bring_up(
     checkpoint: Checkpoint, config: EngineConfig, resolved: ResolvedConfig, limits: RowLimits
 ) -> tuple[Runtime, Tokenizer | None]:
-    itemsize = 2 if resolved.dtype == "bfloat16" else 4
-    is_dummy = config.load_format == "dummy"
-    dtype = np.dtype(ml_dtypes.bfloat16 if itemsize == 2 else np.float32)
-    prefetched = None if is_dummy else PrefetchedTensors(checkpoint, dtype)
-    # Importing flax takes a second, in which the weights are already being read.
-    from fastgen_jax.runtime.build import Progress, build_runtime, random_tensors
+    from fastgen_jax.runtime.build import Progress, build_runtime
 
-    tensors = prefetched or random_tensors(checkpoint.config, config.seed)
+    source = _weight_source(checkpoint, config, resolved)
     tokenizer = _open_tokenizer(checkpoint)
-    try:
-        # None: tqdm hides the bar where there is no terminal.
-        hide = not config.show_progress or None
-        with (
-            tqdm(
-                desc="Loading weights",
-                total=checkpoint.config.num_parameters * itemsize,
-                unit="B",
-                unit_scale=True,
-                disable=hide,
-                position=0,
-                leave=False,
-            ) as loading,
-            tqdm(
-                desc="Compiling steps",
-                total=len(resolved.step_shapes) + 2,  # and two that write and allocate rows
-                disable=hide,
-                position=1,
-                leave=False,
-            ) as compiling,
-        ):
-            progress = Progress(
-                on_weight=lambda size: _advance(loading, size),
-                on_program=lambda name: _advance(compiling, 1, name),
-            )
-            runtime = build_runtime(
-                checkpoint.config,
-                resolved,
-                limits,
-                tensors,
-                num_kv_blocks=config.num_kv_blocks,
-                cache_dir=cache_directory(config.compilation_cache_dir),
-                in_background=config.compile_in_background,
-                progress=progress,
-            )
-    finally:
-        if prefetched is not None:
-            prefetched.join()
+    # None: tqdm hides the bar where there is no terminal.
+    hide = not config.show_progress or None
+    with (
+        tqdm(
+            desc="Loading weights",
+            total=num_bytes(source.abstract()),
+            unit="B",
+            unit_scale=True,
+            disable=hide,
+            position=0,
+            leave=False,
+        ) as loading,
+        tqdm(
+            desc="Compiling steps",
+            total=len(resolved.step_shapes) + 2,  # and two that write and allocate rows
+            disable=hide,
+            position=1,
+            leave=False,
+        ) as compiling,
+    ):
+        progress = Progress(
+            on_weight=lambda size: _advance(loading, size),
+            on_program=lambda name: _advance(compiling, 1, name),
+        )
+        runtime = build_runtime(
+            checkpoint.config,
+            resolved,
+            limits,
+            source,
+            num_kv_blocks=config.num_kv_blocks,
+            cache_dir=cache_directory(config.compilation_cache_dir),
+            in_background=config.compile_in_background,
+            progress=progress,
+        )
     return runtime, tokenizer
+
+
+def _weight_source(
+    checkpoint: Checkpoint, config: EngineConfig, resolved: ResolvedConfig
+) -> WeightSource:
+    """The checkpoint's weights, or random ones, in the form that the products take."""
+    model, is_dummy = checkpoint.config, config.load_format == "dummy"
+    if not resolved.is_native and config.quantization is None:
+        tensors = random_tensors(model, config.seed) if is_dummy else checkpoint.tensors
+        return DenseSource(model=model, dtype=resolved.dtype, tensors=tensors)
+    packing = checkpoint.packing(dtype=resolved.dtype, quantization=config.quantization)
+    if packing.note is not None and config.show_progress:
+        tqdm.write(f"quantization={config.quantization!r}: {packing.note}", file=sys.stderr)
+    if is_dummy:
+        stacks = random_stacks(model, packing, config.seed)
+    else:
+        stacks = partial(checkpoint.stacks, packing)
+    return PackedSource(
+        model=model,
+        packing=packing,
+        linear=LinearNative() if resolved.is_native else LinearReference(),
+        stacks=stacks,
+    )
+
+
+def _prepare_native(config: EngineConfig, resolved: ResolvedConfig, obstacle: str | None) -> None:
+    """Load the native kernels and give them their threads, or say once why there are none."""
+    if resolved.is_native:
+        native_library()
+        set_num_threads(resolved.num_threads)
+    elif (
+        jax.default_backend() == "cpu" and config.implementation == "auto" and config.show_progress
+    ):
+        _say_once(f"No native CPU kernels: {obstacle}. Steps run on XLA, which is slower.")
+
+
+@cache
+def _say_once(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
 
 
 def _advance(bar: tqdm, amount: int, note: str | None = None) -> None:

@@ -17,7 +17,7 @@ class EngineMetrics:
 
     Attributes:
         scheduler: queue lengths, blocks, prefix hit rate, preemptions.
-        num_steps: steps launched.
+        num_steps: steps launched; those of a chain count each.
         num_step_tokens: tokens computed, those recomputed or dropped included.
         num_padding_tokens: places of the compiled shapes that held no token.
         num_decode_tokens: of num_step_tokens, decodes.
@@ -57,11 +57,12 @@ class StepCounters:
     num_finished: Counter[str] = field(default_factory=Counter)
 
     def count_step(self, plan: StepPlan, shape: StepShape) -> None:
-        """Add a launched step."""
-        self.num_step_tokens += plan.num_tokens
-        self.num_padding_tokens += shape.num_tokens - plan.num_tokens
-        self.num_decode_tokens += plan.num_decode_tokens
-        self.steps_by_shape[shape] += 1
+        """Add what was launched: a step, or a chain of them."""
+        num_steps = plan.chain_length
+        self.num_step_tokens += num_steps * plan.num_tokens
+        self.num_padding_tokens += num_steps * (shape.num_tokens - plan.num_tokens)
+        self.num_decode_tokens += num_steps * plan.num_decode_tokens
+        self.steps_by_shape[shape] += num_steps
 
     def count_end(self, completion: Completion) -> None:
         """Add an ended request."""

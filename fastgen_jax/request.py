@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
+
 from fastgen_jax.sampling_params import SamplingParams
 
 
@@ -32,7 +34,7 @@ class Request:
     Two counters run ahead of the known tokens, since steps are planned before the tokens of the
     step in flight are read: ``num_tokens`` counts prompt, read and in-flight output tokens;
     ``num_computed_tokens`` counts those whose keys and values are in the cache or will be when
-    the step in flight ends.
+    the step in flight ends. While a request decodes, a column of the scheduler counts for it.
 
     Attributes:
         request_id: unique within the engine.
@@ -62,8 +64,6 @@ class Request:
 
     state: RequestState = RequestState.WAITING
     token_ids: list[int] = field(default_factory=list)
-    num_tokens: int = 0
-    num_computed_tokens: int = 0
     row: int = -1
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
@@ -74,12 +74,45 @@ class Request:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     error: str | None = None
+    _num_tokens: int = field(default=0, init=False)
+    _num_computed: int = field(default=0, init=False)
+    _column: np.ndarray | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Start with the prompt as the known tokens."""
         if not self.token_ids:
             self.token_ids = list(self.prompt_token_ids)
-            self.num_tokens = len(self.token_ids)
+        self._num_tokens = len(self.token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt, read and in-flight output tokens."""
+        return self._num_tokens if self._column is None else self.num_computed_tokens + 1
+
+    @num_tokens.setter
+    def num_tokens(self, value: int) -> None:
+        self._num_tokens = value
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Tokens with keys and values in the cache, now or when the steps in flight end."""
+        return self._num_computed if self._column is None else int(self._column[self.row])
+
+    @num_computed_tokens.setter
+    def num_computed_tokens(self, value: int) -> None:
+        self._num_computed = value
+
+    def count_in(self, column: np.ndarray) -> None:
+        """Let ``column[row]`` count the computed tokens from now on; one more is known."""
+        column[self.row] = self._num_computed
+        self._column = column
+
+    def count_alone(self) -> None:
+        """Take the counts back from the column; nothing when there is none."""
+        if self._column is not None:
+            self._num_computed = self.num_computed_tokens
+            self._num_tokens = self._num_computed + 1
+            self._column = None
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""Attention over a paged cache for ragged batches: kernels with a plain XLA reference beside each.
+"""Attention over a paged cache and products with packed weights, each with a plain XLA reference.
 
 Usable without ``fastgen_jax``; never imports it.
 """
@@ -6,14 +6,25 @@ Usable without ``fastgen_jax``; never imports it.
 from pallas_kernels.kv_write import (
     KvWriteConfig,
     KvWriteMosaic,
+    KvWriteNative,
     KvWriteReference,
     KvWriteShape,
     KvWriteTriton,
     select_write_config,
     write_kv,
 )
+from pallas_kernels.linear import (
+    LinearConfig,
+    LinearNative,
+    LinearReference,
+    PackedMatrix,
+    RmsNorm,
+    linear,
+    select_linear_config,
+)
 from pallas_kernels.ragged_paged_attention import (
     AttentionConfig,
+    AttentionNative,
     AttentionOptions,
     AttentionShape,
     AttentionWork,
@@ -33,6 +44,7 @@ __all__ = [
     "CPU",
     "H100",
     "AttentionConfig",
+    "AttentionNative",
     "AttentionOptions",
     "AttentionShape",
     "AttentionWork",
@@ -40,17 +52,25 @@ __all__ = [
     "Implementation",
     "KvWriteConfig",
     "KvWriteMosaic",
+    "KvWriteNative",
     "KvWriteReference",
     "KvWriteShape",
     "KvWriteTriton",
+    "LinearConfig",
+    "LinearNative",
+    "LinearReference",
+    "PackedMatrix",
     "RaggedBatch",
     "ReferenceConfig",
+    "RmsNorm",
     "SplitRule",
     "Target",
     "TritonConfig",
+    "linear",
     "plan_work",
     "ragged_paged_attention",
     "select_config",
+    "select_linear_config",
     "select_write_config",
     "target_of",
     "write_kv",

@@ -284,7 +284,7 @@ def tune_all(
         file = replace(read_tuned(output), versions=versions)
     for spec in specs:
         heuristic = spec.config(replace(target, kind=""))  # a kind that nobody has tuned
-        if isinstance(heuristic, ReferenceConfig):
+        if not isinstance(heuristic, KernelConfig):
             print(f"{spec.name}: no kernel serves it on {target.kind}")
             continue
         configs = candidates(spec.shape, target, heuristic)
@@ -298,7 +298,7 @@ def tune_all(
             print(f"{spec.name}: nothing could be measured", file=sys.stderr)
             continue
         chosen = best(tried)
-        assert not isinstance(chosen.config, ReferenceConfig)
+        assert isinstance(chosen.config, KernelConfig)
         file = file.with_entry(
             TunedEntry(
                 shape=spec.shape,

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Implementation = Literal["mosaic_gpu", "triton", "xla"]
-IMPLEMENTATIONS: tuple[Implementation, ...] = ("mosaic_gpu", "triton", "xla")
+from pallas_kernels.native import native_obstacle
+
+Implementation = Literal["mosaic_gpu", "triton", "native", "xla"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = ("mosaic_gpu", "triton", "native", "xla")
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 HALF_DTYPES = ("bfloat16", "float16")
 FP8_DTYPES = ("float8_e4m3fn", "float8_e5m2")
+NATIVE_DTYPES = ("bfloat16", "float32")
+MAX_NATIVE_HEAD_DIM = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,8 @@ def common_obstacle(
     target: Target, implementation: Implementation, *, head_dim: int, dtype: str, kv_dtype: str
 ) -> str | None:
     """What no kernel of an implementation can do on a device, whatever the operation."""
+    if implementation == "native":
+        return _native_obstacle(target, head_dim=head_dim, dtype=dtype, kv_dtype=kv_dtype)
     if target.platform != "gpu":
         return f"needs a CUDA GPU, this is {target.platform!r}"
     capability = ".".join(str(part) for part in target.compute_capability)
@@ -115,6 +121,21 @@ def common_obstacle(
         return f"takes pages of {dtype} or {' or '.join(FP8_DTYPES)}, not {kv_dtype}"
     if head_dim not in HEAD_DIMS:
         return f"takes head_dim {', '.join(map(str, HEAD_DIMS))}, not {head_dim}"
+    return None
+
+
+def _native_obstacle(target: Target, *, head_dim: int, dtype: str, kv_dtype: str) -> str | None:
+    if target.platform != "cpu":
+        return f"runs on a CPU, this is {target.platform!r}"
+    reason = native_obstacle()
+    if reason is not None:
+        return f"there are no native kernels here: {reason}"
+    if dtype not in NATIVE_DTYPES:
+        return f"takes {' or '.join(NATIVE_DTYPES)}, not {dtype}"
+    if kv_dtype not in (*NATIVE_DTYPES, *FP8_DTYPES):
+        return f"takes pages of {' or '.join((*NATIVE_DTYPES, *FP8_DTYPES))}, not {kv_dtype}"
+    if head_dim % 8 or head_dim > MAX_NATIVE_HEAD_DIM:
+        return f"takes head_dim in multiples of 8 up to {MAX_NATIVE_HEAD_DIM}, not {head_dim}"
     return None
 
 

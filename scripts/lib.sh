@@ -152,6 +152,10 @@ uv_install() {
 wanted_stamp() {
   printf '%s %s\n' "$1" "$ROOT"
   cat "$ROOT/requirements/uv.txt" "$ROOT/requirements/$1.txt" "$ROOT/pyproject.toml"
+  # The native kernels are compiled when the project is installed. A compiler that comes or goes
+  # changes what there is to install too.
+  cat "$ROOT"/pallas_kernels/*/*.{cc,h} 2>/dev/null | cksum
+  echo "compiler ${CXX:-} $(type -P c++ g++ clang++ || true)"
 }
 
 # dev contains base, so an up-to-date dev environment serves base too.

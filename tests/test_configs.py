@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,6 +46,9 @@ REFUSED: dict[str, list[Any]] = {
         ((16, 4), (8, 4)),
         ((8, 8), (16, 4)),  # a descent in rows
     ],
+    "max_chained_steps": [0, -1, 1.5, True],
+    "num_threads": [0, -1, 1.5, True],
+    "quantization": ["int2", "", 4, False],
     "chunk_multiple": [0, -1, 1.5, None, True],
     "enable_prefix_caching": [0, 1, "yes", None],
     "max_logprobs": [-1, 1.5, None, True],
@@ -62,6 +65,7 @@ CHECKED_ELSEWHERE = {"policy", "compilation_cache_dir"}
 
 EVERYTHING_SET = EngineConfig(
     dtype="bfloat16",
+    quantization="int4",
     token_budget=64,
     max_num_seqs=8,
     block_size=16,
@@ -70,6 +74,8 @@ EVERYTHING_SET = EngineConfig(
     max_model_len=512,
     tensor_parallel_size=1,
     step_shapes=((8, 4), (64, 8)),
+    max_chained_steps=2,
+    num_threads=3,
     chunk_multiple=8,
     policy="priority",
     enable_prefix_caching=False,
@@ -206,6 +212,7 @@ def test_every_field_has_refused_values() -> None:
         ("kv_cache_memory_fraction", 1.0),
         ("max_model_len", 1),
         ("step_shapes", ((1, 1),)),
+        ("max_chained_steps", 1),
         ("chunk_multiple", 1),
         ("max_logprobs", 0),
         ("max_logit_bias", 1),
@@ -236,6 +243,7 @@ def test_defaults_on_a_cpu() -> None:
     assert 0.0 < resolved.kv_cache_memory_fraction <= 0.1, "the host's memory is shared"
     assert resolved.max_model_len == 2048
     assert resolved.max_blocks_per_seq == 64
+    assert resolved.max_chained_steps == 4
 
 
 def test_defaults_elsewhere() -> None:
@@ -245,11 +253,14 @@ def test_defaults_elsewhere() -> None:
     assert resolved.max_num_seqs == 256
     assert resolved.step_shapes == ((256, 256), (512, 256))
     assert resolved.kv_cache_memory_fraction == 0.9
+    assert resolved.max_chained_steps == 1
 
 
 def test_what_is_set_holds_on_every_platform() -> None:
+    # What belongs to native kernels and to a CPU is refused elsewhere.
+    everywhere = replace(EVERYTHING_SET, quantization=None, num_threads=None)
     for platform in ("cpu", "gpu"):
-        resolved = resolve(EVERYTHING_SET, platform)
+        resolved = resolve(everywhere, platform)
         assert resolved.dtype == "bfloat16"
         assert resolved.step_shapes == ((8, 4), (64, 8))
         assert (resolved.token_budget, resolved.max_num_seqs) == (64, 8)
@@ -313,3 +324,29 @@ def test_the_config_knows_every_implementation_of_the_kernels() -> None:
     from pallas_kernels.target import IMPLEMENTATIONS
 
     assert get_args(Implementation) == IMPLEMENTATIONS
+
+
+def test_native_kernels_change_the_ladder_and_make_padding_free() -> None:
+    native = resolve_config(EngineConfig(), platform="cpu", model_max_len=512, has_native=True)
+    assert native.is_native
+    assert native.step_shapes == ((1, 1), (8, 8), (256, 32))
+    plain = resolve_config(EngineConfig(), platform="cpu", model_max_len=512)
+    assert not plain.is_native
+    assert plain.step_overhead < native.step_overhead
+
+
+@pytest.mark.parametrize("implementation", ["auto", "xla"])
+def test_threads_without_native_kernels_are_refused(implementation: str) -> None:
+    config = EngineConfig(num_threads=2, implementation=implementation)
+    has_native = implementation == "xla"
+    with pytest.raises(ConfigError, match="num_threads"):
+        resolve_config(config, platform="cpu", model_max_len=512, has_native=has_native)
+    allowed = EngineConfig(num_threads=2)
+    assert resolve_config(allowed, platform="cpu", model_max_len=512, has_native=True).is_native
+
+
+def test_quantization_is_refused_on_other_devices() -> None:
+    config = EngineConfig(quantization="int8")
+    with pytest.raises(ConfigError, match="quantization"):
+        resolve_config(config, platform="gpu", model_max_len=512)
+    resolve_config(config, platform="cpu", model_max_len=512)

@@ -52,6 +52,8 @@ class InputLayout(_Layout):
     Fields:
         num_rows: rows in use.
         num_single_rows: how many of them have exactly one token.
+        num_steps: steps to run one after the other, each a token further than ``kv_len`` says for
+            the first; 1 unless all rows have one token and draw.
         device_row [R]: the row's place in the device's row state.
         query_start [R]: the row's first token in the step.
         query_len [R]: its tokens in the step.
@@ -70,6 +72,7 @@ class InputLayout(_Layout):
         return {
             "num_rows": (),
             "num_single_rows": (),
+            "num_steps": (),
             "device_row": rows,
             "query_start": rows,
             "query_len": rows,
@@ -83,6 +86,9 @@ class InputLayout(_Layout):
 class ResultLayout(_Layout):
     """The packed result, int32, with float32 fields bit-cast.
 
+    A program that can chain ``max_steps`` steps has so many results of these fields behind each
+    other; those of steps that didn't run mean nothing.
+
     The log-probability fields have R + T entries: those of the R drawn tokens, then those of the
     tokens that follow the step's T tokens in their prompts; zeros where nobody asked.
 
@@ -93,6 +99,7 @@ class ResultLayout(_Layout):
 
     shape: StepShape
     max_logprobs: int
+    max_steps: int = 1
 
     @property
     def fields(self) -> Mapping[str, tuple[int, ...]]:
@@ -106,6 +113,16 @@ class ResultLayout(_Layout):
             "top_ids": (both, k),
             "top_logprobs": (both, k),
         }
+
+    @cached_property
+    def step_size(self) -> int:
+        """Words of one step's results."""
+        return super().size
+
+    @property
+    def size(self) -> int:
+        """Length of the vector, in 32-bit words."""
+        return self.max_steps * self.step_size
 
 
 FLOAT_RESULTS = frozenset({"logprob", "top_logprobs"})

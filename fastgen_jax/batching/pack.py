@@ -1,4 +1,4 @@
-"""A plan as one integer vector; block tables are kept between steps and only extended."""
+"""A plan as one integer vector; block tables are kept between steps and only corrected."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ from fastgen_jax.batching.inputs import (
 from fastgen_jax.request import Request
 from fastgen_jax.scheduling.plan import StepPlan
 
-_UNSETTLED = -1
-
 
 class StepPacker:
-    """Packs plans for the smallest compiled shape that holds them; must see every plan that runs.
+    """Packs plans for the smallest compiled shape that holds them.
 
-    A table is copied whole at every step from admission until its request first draws a token:
-    up to there its blocks may be exchanged for shared ones. Afterwards blocks are only added.
+    Must see every plan that runs, since a plan names only the blocks that changed.
     """
 
     def __init__(
@@ -31,7 +28,6 @@ class StepPacker:
         self.shapes = tuple(sorted(shapes))
         self._layouts = {shape: InputLayout(shape, max_blocks_per_seq) for shape in self.shapes}
         self._tables = np.zeros((max_num_seqs, max_blocks_per_seq), np.int32)
-        self._num_blocks = np.full(max_num_seqs, _UNSETTLED, np.int32)
         # Up to where a row's positions report log-probabilities of the prompt; 0 asks for none.
         self._prompt_logprobs_end = np.zeros(max_num_seqs, np.int32)
 
@@ -61,55 +57,34 @@ class StepPacker:
         if not count:
             return packed
         for request in plan.admitted:
-            self._open_row(request)
-        # Columns, because one pass of the interpreter a column is all the time there is.
-        requests, start_column, length_column, sample_column = zip(*plan.rows, strict=True)
-        device_rows = np.array([request.row for request in requests], np.intp)
-        starts = np.array(start_column, np.int32)
-        lengths = np.array(length_column, np.int32)
-        self._update_tables(requests, device_rows, sample_column)
-        ends = starts + lengths
-        flags = np.array(sample_column, np.int32) * ROW_FLAG_SAMPLES
-        flags += (starts < self._prompt_logprobs_end[device_rows]) * ROW_FLAG_PROMPT_LOGPROBS
+            wants = request.params.prompt_logprobs is not None
+            self._prompt_logprobs_end[request.row] = request.num_prompt_tokens - 1 if wants else 0
+        for request, position in plan.table_changes:
+            self._change_table(request, position)
+        rows = plan.rows
+        flags = rows.samples * np.int32(ROW_FLAG_SAMPLES)
+        wants_prompt = rows.starts < self._prompt_logprobs_end[rows.device_rows]
+        flags += wants_prompt * np.int32(ROW_FLAG_PROMPT_LOGPROBS)
 
         def fill(name: str, values: np.ndarray) -> None:
             start = slices[name].start
             packed[start : start + count] = values
 
         packed[slices["num_rows"]] = count
-        packed[slices["num_single_rows"]] = np.count_nonzero(lengths == 1)
-        fill("device_row", device_rows)
-        fill("query_start", np.cumsum(lengths) - lengths)
-        fill("query_len", lengths)
-        fill("kv_len", ends)
+        packed[slices["num_single_rows"]] = np.count_nonzero(rows.lengths == 1)
+        packed[slices["num_steps"]] = plan.chain_length
+        fill("device_row", rows.device_rows)
+        fill("query_start", np.cumsum(rows.lengths) - rows.lengths)
+        fill("query_len", rows.lengths)
+        fill("kv_len", rows.starts + rows.lengths)
         fill("flags", flags)
         tables = packed[slices["block_tables"]].reshape(shape.num_rows, -1)
         # mode="clip" writes to ``out`` without a copy between; the rows are in range anyway.
-        np.take(self._tables, device_rows, axis=0, out=tables[:count], mode="clip")
+        np.take(self._tables, rows.device_rows, axis=0, out=tables[:count], mode="clip")
         return packed
 
-    def _open_row(self, request: Request) -> None:
-        wants = request.params.prompt_logprobs is not None
-        self._prompt_logprobs_end[request.row] = request.num_prompt_tokens - 1 if wants else 0
-        self._num_blocks[request.row] = _UNSETTLED
-
-    def _update_tables(
-        self,
-        requests: Sequence[Request],
-        device_rows: np.ndarray,
-        samples: Sequence[bool],
-    ) -> None:
-        num_blocks = np.array([len(request.block_ids) for request in requests], np.int32)
-        for index in np.flatnonzero(num_blocks != self._num_blocks[device_rows]).tolist():
-            request = requests[index]
-            self._copy_table(request)
-            self._num_blocks[request.row] = num_blocks[index] if samples[index] else _UNSETTLED
-
-    def _copy_table(self, request: Request) -> None:
-        block_ids, table = request.block_ids, self._tables[request.row]
-        known = int(self._num_blocks[request.row])
-        if known == _UNSETTLED:
-            table[: len(block_ids)] = block_ids
-            table[len(block_ids) :] = 0
-        else:
-            table[known : len(block_ids)] = block_ids[known:]
+    def _change_table(self, request: Request, position: int) -> None:
+        table, count = self._tables[request.row], len(request.block_ids)
+        table[position:count] = request.block_ids[position:]
+        if position == 0:
+            table[count:] = 0  # whoever had the row before may have had more

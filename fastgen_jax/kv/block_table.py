@@ -15,11 +15,18 @@ class BlockTables:
     ``num_hashed_blocks`` counts the leading blocks held now that have been offered to the index.
     """
 
-    __slots__ = ("block_size", "pool")
+    __slots__ = ("_changes", "block_size", "pool")
 
     def __init__(self, pool: BlockPool) -> None:
         self.pool = pool
         self.block_size = pool.block_size
+        self._changes: dict[Request, int] = {}
+
+    def take_changes(self) -> tuple[tuple[Request, int], ...]:
+        """Each request whose list changed since the last call, with the first place that did."""
+        changes = tuple(self._changes.items())
+        self._changes.clear()
+        return changes
 
     def extend_hashes(self, request: Request) -> None:
         """Digest the full blocks of known tokens that have no digest yet."""
@@ -62,6 +69,7 @@ class BlockTables:
         self.pool.share(cached)
         total = blocks_for(request.num_tokens, self.block_size)
         request.block_ids = cached + self.pool.allocate(total - len(cached))
+        self._changes[request] = 0
         request.num_computed_tokens = len(cached) * self.block_size
         request.num_hashed_blocks = len(cached)
         request.num_cached_tokens = min(request.num_computed_tokens, request.num_prompt_tokens)
@@ -78,6 +86,7 @@ class BlockTables:
         self.pool.share(shared)
         own = request.block_ids[start:stop]
         request.block_ids[start:stop] = shared
+        self._changes[request] = min(start, self._changes.get(request, start))
         self.pool.release(own)
         num_tokens = stop * self.block_size - request.num_computed_tokens
         request.num_computed_tokens += num_tokens
@@ -86,6 +95,11 @@ class BlockTables:
             request.num_cached_tokens + num_tokens, request.num_prompt_tokens
         )
         self.pool.index.record_query(0, num_tokens)
+
+    def append(self, request: Request, num_blocks: int) -> None:
+        """Hold fresh blocks behind those it has; the pool must have them free."""
+        self._changes.setdefault(request, len(request.block_ids))
+        request.block_ids += self.pool.allocate(num_blocks)
 
     def append_known(self, request: Request) -> None:
         """Digest and commit the block that the last known token filled."""
@@ -98,6 +112,7 @@ class BlockTables:
         self.pool.release(request.block_ids)
         request.block_ids = []
         request.num_hashed_blocks = 0
+        self._changes.pop(request, None)
 
     def forget(self, request: Request) -> None:
         """Make every block with content of this request unfindable, whoever holds it."""

@@ -1,1 +1,1 @@
-"""Decoders as flax nnx modules, configured by data, and the readers of their checkpoints."""
+"""The decoder, configured by data, and the readers of its checkpoints."""

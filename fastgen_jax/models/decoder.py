@@ -1,30 +1,29 @@
-"""The decoder: one nnx module for people, one forward for every way of attending and looping."""
+"""The decoder: one forward for every way of keeping weights, of attending and of looping."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.dense import DenseWeights, rms_norm
+from fastgen_jax.models.layer import LayerIndex, LayerWeights
+from fastgen_jax.models.packed import PackedWeights
 from fastgen_jax.models.rope import Rotation, apply_rope, rope_tables
+from pallas_kernels.linear import LinearConfig
 
-LayerIndex = int | Array  # a Python int when layers are unrolled, a traced scalar when looped
-
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-VECTORS = ("attn_norm", "mlp_norm")
+Weights = DenseWeights | PackedWeights
 
 
 class Attend[Cache](Protocol):
     """Stores a layer's new keys and values and returns what its queries see.
 
-    The queries come rotated, the keys don't: writing them to a cache is where a kernel rotates
-    them on the way.
+    Queries and keys come unrotated: a kernel rotates them on the way.
     """
 
     def __call__(
@@ -40,29 +39,23 @@ class Attend[Cache](Protocol):
         ...
 
 
-class DecoderLayer(nnx.Module):
-    """One layer's weights; matrices are stored [in, out]."""
-
-    def __init__(self, weights: Mapping[str, Array]) -> None:
-        for name in (*VECTORS, *MATRICES):
-            setattr(self, name, nnx.Param(weights[name]))
-
-
-class Decoder(nnx.Module):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class Decoder:
     """A decoder-only transformer: pre-norm, rotary attention, gated MLP.
 
-    ``weights`` maps the names of ``models.registry.expected_shapes`` to arrays of one dtype.
+    A pytree whose leaves are the weights. ``models.module.DecoderModule`` is the same as a flax
+    module.
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Array]) -> None:
-        self.config = config
-        self.embed = nnx.Param(weights["embed"])
-        self.layers = nnx.List(
-            DecoderLayer({name: weights[f"layers.{i}.{name}"] for name in (*VECTORS, *MATRICES)})
-            for i in range(config.num_layers)
-        )
-        self.final_norm = nnx.Param(weights["final_norm"])
-        self.head = None if config.tie_word_embeddings else nnx.Param(weights["head"])
+    config: ModelConfig = field(metadata={"static": True})
+    weights: Weights
+
+    def with_linear(self, config: LinearConfig) -> Decoder:
+        """The same model with its packed weights multiplied another way."""
+        if not isinstance(self.weights, PackedWeights):
+            raise TypeError("linear: the weights aren't packed; leave it out")
+        return replace(self, weights=replace(self.weights, linear=config))
 
     def __call__[Cache](
         self,
@@ -72,110 +65,58 @@ class Decoder(nnx.Module):
         cache: Cache,
         *,
         unroll_layers: bool,
+        num_tokens: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "T E"], Cache]:
         """Final hidden state of every token, normalized, and the updated cache.
 
         ``unroll_layers=True`` repeats the layer's program per layer; False runs one program in a
-        loop and switches between the layers' matrices, which compiles in a fraction of the time
-        and copies no weight.
+        loop, which compiles in a fraction of the time and copies no weight. Tokens from
+        ``num_tokens`` on are padding, whose hidden states are undefined; None: there is none.
         """
-        x = self.embed[...][token_ids]
-        config = self.config
+        config, weights = self.config, self.weights
         rotation = rope_tables(positions, head_dim=config.head_dim, theta=config.rope_theta)
+        count = jnp.int32(token_ids.shape[0]) if num_tokens is None else num_tokens
+        x = weights.embed(token_ids)
+        layers = weights.layers(count, config.rms_norm_eps, unrolled=unroll_layers)
 
-        def run(layer: LayerIndex, weights: _LayerWeights, x: Array, cache: Cache):
-            return _layer_forward(self.config, layer, weights, x, rotation, attend, cache)
+        def run(layer: LayerIndex, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
+            x, cache = carry
+            return _layer_forward(config, layer, layers(layer), x, rotation, attend, cache)
 
         if unroll_layers:
-            for index, layer in enumerate(self.layers):
-                x, cache = run(index, _OneLayer(layer), x, cache)
+            for index in range(config.num_layers):
+                x, cache = run(index, (x, cache))
         else:
-            vectors = {
-                name: jnp.stack([getattr(layer, name)[...] for layer in self.layers])
-                for name in VECTORS
-            }
+            x, cache = lax.fori_loop(0, config.num_layers, run, (x, cache))
+        return rms_norm(x, weights.final_norm, config.rms_norm_eps), cache
 
-            def body(index: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
-                return run(index, _SwitchedLayer(index, self.layers, vectors), *carry)
-
-            x, cache = lax.fori_loop(0, self.config.num_layers, body, (x, cache))
-        return rms_norm(x, self.final_norm[...], self.config.rms_norm_eps), cache
-
-    def logits(self, hidden: Float[Array, "R E"]) -> Float[Array, "R V"]:
-        """Next-token logits, float32."""
-        head = self.embed if self.head is None else self.head
-        return jnp.einsum("re,ve->rv", hidden, head[...], preferred_element_type=jnp.float32)
-
-
-class _LayerWeights(Protocol):
-    def vector(self, name: str) -> Float[Array, "E"]: ...
-
-    def project(self, names: tuple[str, ...], x: Float[Array, "T I"]) -> tuple[Array, ...]: ...
-
-
-class _OneLayer:
-    def __init__(self, layer: DecoderLayer) -> None:
-        self._layer = layer
-
-    def vector(self, name: str) -> Float[Array, "E"]:
-        return getattr(self._layer, name)[...]
-
-    def project(self, names: tuple[str, ...], x: Float[Array, "T I"]) -> tuple[Array, ...]:
-        return tuple(x @ getattr(self._layer, name)[...] for name in names)
-
-
-class _SwitchedLayer:
-    """The layer of a traced index: a branch per layer holds nothing but its products."""
-
-    def __init__(
-        self, index: Array, layers: nnx.List[DecoderLayer], vectors: Mapping[str, Array]
-    ) -> None:
-        self._index = index
-        self._layers = layers
-        self._vectors = vectors
-
-    def vector(self, name: str) -> Float[Array, "E"]:
-        return self._vectors[name][self._index]
-
-    def project(self, names: tuple[str, ...], x: Float[Array, "T I"]) -> tuple[Array, ...]:
-        def branch(layer: DecoderLayer) -> Callable[[Array], tuple[Array, ...]]:
-            matrices = [getattr(layer, name)[...] for name in names]
-            return lambda x: tuple(x @ matrix for matrix in matrices)
-
-        return lax.switch(self._index, [branch(layer) for layer in self._layers], x)
+    def logits(
+        self, hidden: Float[Array, "R E"], num_rows: Int[Array, ""] | None = None
+    ) -> Float[Array, "R V"]:
+        """Next-token logits, float32; those of rows from ``num_rows`` on are undefined."""
+        count = jnp.int32(hidden.shape[0]) if num_rows is None else num_rows
+        return self.weights.head_product(hidden, count)
 
 
 def _layer_forward[Cache](
     config: ModelConfig,
     layer: LayerIndex,
-    weights: _LayerWeights,
+    weights: LayerWeights,
     x: Float[Array, "T E"],
     rotation: Rotation,
     attend: Attend[Cache],
     cache: Cache,
 ) -> tuple[Float[Array, "T E"], Cache]:
     num_tokens, head_dim = x.shape[0], config.head_dim
-    normed = rms_norm(x, weights.vector("attn_norm"), config.rms_norm_eps)
-    q, k, v = weights.project(("q", "k", "v"), normed)
-    q = apply_rope(q.reshape(num_tokens, config.num_heads, head_dim), rotation)
+    q, k, v = weights.product(("q", "k", "v"), x, norm="attn_norm")
+    q = q.reshape(num_tokens, config.num_heads, head_dim)
     k = k.reshape(num_tokens, config.num_kv_heads, head_dim)
     v = v.reshape(num_tokens, config.num_kv_heads, head_dim)
     seen, cache = attend(layer, q, k, v, rotation, cache)
-    (attended,) = weights.project(("o",), seen.reshape(num_tokens, -1))
-    x = x + attended
-    normed = rms_norm(x, weights.vector("mlp_norm"), config.rms_norm_eps)
-    gate, up = weights.project(("gate", "up"), normed)
-    (out,) = weights.project(("down",), jax.nn.silu(gate) * up)
-    return x + out, cache
-
-
-def rms_norm(
-    x: Float[Array, "T E"], weight: Float[Array, "E"], epsilon: float
-) -> Float[Array, "T E"]:
-    """x scaled to unit mean square in float32, times the weight (Zhang and Sennrich, 2019)."""
-    wide = x.astype(jnp.float32)
-    scale = lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
-    return (wide * scale).astype(x.dtype) * weight[None]
+    (x,) = weights.product(("o",), seen.reshape(num_tokens, -1), residual=x)
+    (inner,) = weights.product(("gate", "up"), x, norm="mlp_norm", gated=True)
+    (x,) = weights.product(("down",), inner, residual=x)
+    return x, cache
 
 
 def dense_attention(
@@ -197,7 +138,7 @@ def dense_logits(model: Decoder, token_ids: Int[Array, "T"]) -> Float[Array, "T 
     def attend(
         layer: LayerIndex, q: Array, k: Array, v: Array, rotation: Rotation, cache: None
     ) -> tuple[Array, None]:
-        return dense_attention(q, apply_rope(k, rotation), v), cache
+        return dense_attention(apply_rope(q, rotation), apply_rope(k, rotation), v), cache
 
     positions = jnp.arange(token_ids.shape[0], dtype=jnp.int32)
     hidden, _ = model(token_ids, positions, attend, None, unroll_layers=True)

@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.decoder import Decoder
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.decoder import Decoder, Weights
 from fastgen_jax.parallel.mesh import tensor_size
 from fastgen_jax.parallel.sharding import check_divisible, replicated, weight_sharding
 from fastgen_jax.runtime.step import SplitModel, StepSpec, build_step
+from fastgen_jax.runtime.weights import abstract_dense
 from fastgen_jax.sampling import RowLimits, init_row_state
 
 STEP_ARGUMENTS = ("weights", "pages", "row_state", "packed_inputs")
@@ -73,7 +73,7 @@ def abstract_step(
     """
     if mesh is not None:
         check_divisible(model, tensor_size(mesh))
-    return abstract_step_of(abstract_split(model, jnp.dtype(dtype)), spec, limits, mesh)
+    return abstract_step_of(abstract_split(model, abstract_dense(model, dtype)), spec, limits, mesh)
 
 
 def abstract_step_of(
@@ -93,16 +93,13 @@ def abstract_step_of(
         argument_names=STEP_ARGUMENTS,
         donate_argnums=tuple(STEP_ARGUMENTS.index(name) for name in STEP_DONATED),
         weight_names=split.weight_names,
-        description=(spec, split.graphdef, None if mesh is None else mesh.shape_tuple),
+        description=(spec, str(split.treedef), None if mesh is None else mesh.shape_tuple),
     )
 
 
-def abstract_split(model: ModelConfig, dtype: jnp.dtype) -> SplitModel:
+def abstract_split(model: ModelConfig, weights: Weights) -> SplitModel:
     """The split model with shapes in place of weights."""
-    weights = {
-        name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in expected_shapes(model).items()
-    }
-    return SplitModel.of(Decoder(model, weights))  # pyright: ignore[reportArgumentType]
+    return SplitModel.of(Decoder(model, weights))
 
 
 def _shard(leaf: jax.ShapeDtypeStruct | Array, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

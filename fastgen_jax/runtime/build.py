@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fastgen_jax.batching import StepShape
 from fastgen_jax.config import ResolvedConfig
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.kv.layout import bytes_per_block
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.decoder import Decoder
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.decoder import Decoder, Weights
+from fastgen_jax.models.packed import PackedWeights
 from fastgen_jax.runtime.abstract import AbstractStep, abstract_split, abstract_step_of
 from fastgen_jax.runtime.cache import CacheSpec, cache_spec
 from fastgen_jax.runtime.compile import (
@@ -27,17 +26,18 @@ from fastgen_jax.runtime.compile import (
     Program,
     compile_programs,
 )
+from fastgen_jax.runtime.crossover import fastest_linear
 from fastgen_jax.runtime.executor import WRITE_ROW, Executor
 from fastgen_jax.runtime.kernels import with_kernels
 from fastgen_jax.runtime.memory import MemoryPlan, available_bytes, plan_blocks, step_bytes
 from fastgen_jax.runtime.program_cache import ProgramCache
 from fastgen_jax.runtime.step import SplitModel, StepSpec
+from fastgen_jax.runtime.weights import WeightSource, num_bytes
 from fastgen_jax.sampling import RowLimits, init_row_state, write_row
 from pallas_kernels import target_of
+from pallas_kernels.linear import LinearConfig
 
 ALLOCATE = "allocate"
-
-Tensors = Callable[[np.dtype], Iterator[tuple[str, np.ndarray]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def build_runtime(
     model: ModelConfig,
     config: ResolvedConfig,
     limits: RowLimits,
-    tensors: Tensors,
+    source: WeightSource,
     *,
     num_kv_blocks: int | None,
     cache_dir: Path | None,
@@ -92,18 +92,19 @@ def build_runtime(
     """
     device = jax.local_devices()[0]
     unroll_layers = device.platform != "cpu"
-    dtype = jnp.dtype(config.dtype)
-    split = abstract_split(model, dtype)
+    abstract = source.abstract()
+    split = abstract_split(model, abstract)
+    linear = _fastest_products(abstract, config, cache_dir)
     row_shapes = jax.eval_shape(lambda: init_row_state(limits))
     sizes = _Sizes(
         available=available_bytes(device),
-        weights=_tree_bytes(split.leaves),
-        row_state=_tree_bytes(row_shapes),
+        weights=num_bytes(split.leaves),
+        row_state=num_bytes(row_shapes),
         step=_estimate_step_bytes(model, config),
     )
     programs_on_disk = ProgramCache(cache_dir)
     with ThreadPoolExecutor(1, thread_name_prefix="fastgen-load") as pool:
-        loading = pool.submit(_load, model, tensors, dtype, progress.on_weight)
+        loading = pool.submit(_load, model, source, progress.on_weight)
         num_blocks = num_kv_blocks or _plan(model, config, sizes)
         while True:
             cache = cache_spec(
@@ -120,6 +121,8 @@ def build_runtime(
                         max_blocks_per_seq=config.max_blocks_per_seq,
                         max_logprobs=limits.max_logprobs,
                         cache=cache,
+                        max_chained_steps=config.max_chained_steps,
+                        linear=linear.get(shape),
                     ),
                     model,
                     target_of(device),
@@ -172,27 +175,25 @@ def build_runtime(
     )
 
 
-def random_tensors(model: ModelConfig, seed: int) -> Tensors:
-    """Weights drawn at random, for benchmarks of shapes: unit norms, small matrices."""
-
-    def tensors(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        rng = np.random.default_rng(seed)
-        for name, shape in expected_shapes(model).items():
-            if len(shape) == 1:
-                yield name, np.ones(shape, dtype)
-            else:
-                values = rng.standard_normal(shape, np.float32) * 0.02
-                yield name, values.astype(dtype)
-
-    return tensors
-
-
 @dataclass(frozen=True, slots=True)
 class _Sizes:
     available: int
     weights: int
     row_state: int
     step: int
+
+
+def _fastest_products(
+    weights: Weights, config: ResolvedConfig, cache_dir: Path | None
+) -> dict[tuple[int, int], LinearConfig]:
+    if not isinstance(weights, PackedWeights):
+        return {}
+    return {
+        shape: fastest_linear(
+            weights, shape[0], num_threads=config.num_threads, cache_dir=cache_dir
+        )
+        for shape in config.step_shapes
+    }
 
 
 def _programs(split: SplitModel, specs: list[StepSpec], limits: RowLimits) -> list[Program]:
@@ -243,14 +244,10 @@ def _step_name(shape: StepShape) -> str:
 
 
 def _load(
-    model: ModelConfig, tensors: Tensors, dtype: jnp.dtype, on_weight: Callable[[int], None]
+    model: ModelConfig, source: WeightSource, on_weight: Callable[[int], None]
 ) -> tuple[tuple[jax.Array, ...], float]:
     start = time.perf_counter()
-    weights: dict[str, jax.Array] = {}
-    for name, values in tensors(np.dtype(dtype)):
-        weights[name] = jax.device_put(values)
-        on_weight(values.nbytes)
-    leaves = SplitModel.of(Decoder(model, weights)).leaves
+    leaves = SplitModel.of(Decoder(model, source.load(on_weight))).leaves
     return leaves, time.perf_counter() - start
 
 
@@ -296,7 +293,3 @@ def _estimate_step_bytes(model: ModelConfig, config: ResolvedConfig) -> int:
     tokens, rows = config.step_shapes[-1]
     width = model.hidden_size * 6 + model.intermediate_size * 3
     return 4 * (tokens * width + 6 * rows * model.vocab_size)
-
-
-def _tree_bytes(tree: object) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

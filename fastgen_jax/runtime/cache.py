@@ -84,12 +84,15 @@ def paged_attention(
     work: AttentionWork,
     page_ids: Int[Array, "T"],
     slots: Int[Array, "T"],
+    num_tokens: Int[Array, ""],
     *,
     attention: AttentionConfig,
     kv_write: KvWriteConfig,
     mesh: Mesh | None,
 ) -> Attend[Pages]:
     """An Attend that writes the step's keys and values to their pages, then attends over them.
+
+    Tokens from ``num_tokens`` on are padding.
 
     The whole step's writes come before any read, so rows may share blocks filled in this step.
     On a mesh every device does so for its own heads, without communication.
@@ -112,6 +115,7 @@ def paged_attention(
             where.page_ids,
             where.slots,
             rotation=rotation,
+            num_tokens=where.num_tokens,
             config=kv_write,
         )
         seen = ragged_paged_attention(
@@ -119,6 +123,7 @@ def paged_attention(
             k_pages,
             v_pages,
             where.work,
+            rotation=rotation,
             first_page=where.first_page,
             options=AttentionOptions(scale=spec.head_dim**-0.5),
             config=attention,
@@ -136,11 +141,13 @@ def paged_attention(
         cache: Pages,
     ) -> tuple[Float[Array, "T H D"], Pages]:
         if isinstance(layer, int):
-            pool = layer
-            where = _Where(work=work, page_ids=page_ids, slots=slots, first_page=None)
+            pool, ids, first = layer, page_ids, None
         else:
             pool, first = 0, layer * jnp.int32(spec.num_blocks)
-            where = _Where(work=work, page_ids=page_ids + first, slots=slots, first_page=first)
+            ids = page_ids + first
+        where = _Where(
+            work=work, page_ids=ids, slots=slots, num_tokens=num_tokens, first_page=first
+        )
         seen, k_pages, v_pages = run(q, k, v, cache[2 * pool], cache[2 * pool + 1], rotation, where)
         return seen, (*cache[: 2 * pool], k_pages, v_pages, *cache[2 * pool + 2 :])
 
@@ -155,6 +162,7 @@ class _Where:
     work: AttentionWork
     page_ids: Int[Array, "T"]
     slots: Int[Array, "T"]
+    num_tokens: Int[Array, ""]
     first_page: Int[Array, ""] | None
 
 

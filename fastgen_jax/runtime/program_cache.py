@@ -23,6 +23,8 @@ from jax.experimental import serialize_executable
 import fastgen_jax
 import pallas_kernels
 
+_SOURCES = frozenset({".py", ".cc", ".h"})  # programs call the native kernels by name
+
 
 class ProgramCache:
     """A directory of executables; None keeps nothing.
@@ -85,7 +87,7 @@ def _environment() -> tuple[str, ...]:
         device.device_kind,
         str(jax.local_device_count()),
         platform.machine(),
-        _cpu_flags(),
+        cpu_flags(),
         os.environ.get("XLA_FLAGS", ""),
         str(jax.config.jax_default_matmul_precision),
         str(jax.config.jax_enable_x64),
@@ -97,14 +99,15 @@ def _source_digest() -> str:
     digest = hashlib.sha256()
     for package in (fastgen_jax, pallas_kernels):
         for root in package.__path__:
-            for path in sorted(Path(root).rglob("*.py")):
+            files = (path for path in Path(root).rglob("*") if path.suffix in _SOURCES)
+            for path in sorted(files):
                 digest.update(str(path.relative_to(root)).encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 @cache
-def _cpu_flags() -> str:
+def cpu_flags() -> str:
     """What the processor can do; empty where the system doesn't tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
@@ -43,7 +42,9 @@ from pallas_kernels import (
     ReferenceConfig,
     plan_work,
 )
+from pallas_kernels.linear import LinearConfig
 
+_Chain = tuple[Pages, RowState, Array]  # and the results of each step
 Step = Callable[[tuple[Array, ...], Pages, RowState, Array], tuple[Pages, RowState, Array]]
 
 
@@ -52,7 +53,9 @@ class StepSpec:
     """Everything static about a step; equal specs compile to the same program.
 
     ``attention`` and ``kv_write`` choose the kernels by their class, and how they are cut;
-    ``sampling_groups`` are the groups of rows that are sampled one after the other.
+    ``sampling_groups`` are the groups of rows that are sampled one after the other. A program for
+    ``max_chained_steps`` above 1 can run several steps of the same decodes in one launch.
+    ``linear`` is how packed weights are multiplied, where that isn't the weights' own choice.
     """
 
     shape: StepShape
@@ -62,6 +65,8 @@ class StepSpec:
     attention: AttentionConfig = field(default_factory=ReferenceConfig)
     kv_write: KvWriteConfig = field(default_factory=KvWriteReference)
     sampling_groups: int = 1
+    max_chained_steps: int = 1
+    linear: LinearConfig | None = None
 
     @property
     def inputs(self) -> InputLayout:
@@ -71,7 +76,7 @@ class StepSpec:
     @property
     def results(self) -> ResultLayout:
         """Layout of the packed result."""
-        return ResultLayout(self.shape, self.max_logprobs)
+        return ResultLayout(self.shape, self.max_logprobs, self.max_chained_steps)
 
 
 def attention_shape(model: ModelConfig, spec: StepSpec, *, num_shards: int = 1) -> AttentionShape:
@@ -91,32 +96,30 @@ def attention_shape(model: ModelConfig, spec: StepSpec, *, num_shards: int = 1) 
 
 @dataclass(frozen=True, slots=True)
 class SplitModel:
-    """A model as its static part and its weights as a flat tuple, split once at load.
+    """A decoder as its structure and its weights as a flat tuple, split once at load.
 
     Two other engines lost 17 to 34 ms a step to flattening modules on every call.
     """
 
-    graphdef: nnx.GraphDef[Decoder]
     treedef: Any  # a jax PyTreeDef
     leaves: tuple[Array, ...]
 
     @classmethod
     def of(cls, model: Decoder) -> SplitModel:
         """The parts of a model with concrete or abstract weights."""
-        graphdef, state = nnx.split(model)
-        leaves, treedef = jax.tree.flatten(state)
-        return cls(graphdef, treedef, tuple(leaves))
+        leaves, treedef = jax.tree.flatten(model)
+        return cls(treedef, tuple(leaves))
 
     @property
     def weight_names(self) -> tuple[str, ...]:
-        """The leaves' names, as in ``models.registry.expected_shapes``."""
+        """The leaves' names, as in ``models.registry.expected_shapes`` where they are dense."""
         places = jax.tree.unflatten(self.treedef, range(len(self.leaves)))
         paths, _ = jax.tree.flatten_with_path(places)
         return tuple(".".join(_keys(path)) for path, _ in paths)
 
     def merge(self, leaves: tuple[Array, ...]) -> Decoder:
-        """The module again, around the given weights."""
-        return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
+        """The model again, around the given weights."""
+        return jax.tree.unflatten(self.treedef, leaves)
 
 
 def _keys(path: tuple[Any, ...]) -> list[str]:
@@ -132,11 +135,29 @@ def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> S
     and sampling are shared out by hand, because it can't know that they stay within a head or row.
     """
 
-    def step(
+    def launch(
         leaves: tuple[Array, ...], pages: Pages, rows: RowState, packed: Int[Array, "I"]
     ) -> tuple[Pages, RowState, Int[Array, "O"]]:
         inputs = _unpack(packed, spec.inputs)
         model = split.merge(leaves)
+        if spec.linear is not None:
+            model = model.with_linear(spec.linear)
+        if spec.max_chained_steps == 1:
+            return step(model, pages, rows, inputs)
+
+        def chained(index: Array, carry: _Chain) -> _Chain:
+            pages, rows, results = carry
+            pages, rows, found = step(model, pages, rows, _further(inputs, index))
+            return pages, rows, results.at[index].set(found)
+
+        results = jnp.zeros((spec.max_chained_steps, spec.results.step_size), jnp.int32)
+        chain = lax.fori_loop(0, inputs["num_steps"], chained, (pages, rows, results))
+        pages, rows, results = chain
+        return pages, rows, results.reshape(-1)
+
+    def step(
+        model: Decoder, pages: Pages, rows: RowState, inputs: dict[str, Array]
+    ) -> tuple[Pages, RowState, Int[Array, "O"]]:
         tokens = _tokens(inputs, rows, spec)
         batch = RaggedBatch(
             query_start=inputs["query_start"],
@@ -156,17 +177,19 @@ def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> S
                 work,
                 tokens.page_ids,
                 tokens.slots,
+                tokens.count,
                 attention=spec.attention,
                 kv_write=spec.kv_write,
                 mesh=mesh,
             ),
             pages,
             unroll_layers=spec.cache.unroll_layers,
+            num_tokens=tokens.count,
         )
         last = jnp.maximum(inputs["query_start"] + inputs["query_len"] - 1, 0)
 
-        def head(hidden: Array) -> Array:
-            return constrain(model.logits(hidden), mesh, "tokens", "vocab")
+        def head(hidden: Array, num_rows: Array | None = None) -> Array:
+            return constrain(model.logits(hidden, num_rows), mesh, "tokens", "vocab")
 
         def whole_head(hidden: Array) -> Array:
             return constrain(head(hidden), mesh)
@@ -179,7 +202,7 @@ def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> S
         rows = jax.tree.map(lambda array: constrain(array, mesh), rows)
         return tuple(constrain(pool, mesh, *PAGE_AXES) for pool in pages), rows, results
 
-    return step
+    return launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +213,19 @@ class _Tokens:
     page_ids: Int[Array, "T"]
     slots: Int[Array, "T"]
     is_valid: Array
+    count: Int[Array, ""]  # tokens that aren't padding; they come first
 
 
 def _unpack(packed: Int[Array, "I"], layout: InputLayout) -> dict[str, Array]:
     slices = layout.slices
     return {name: packed[slices[name]].reshape(shape) for name, shape in layout.fields.items()}
+
+
+def _further(inputs: dict[str, Array], num_steps: Int[Array, ""]) -> dict[str, Array]:
+    """The inputs of a step of the same decodes, each so many tokens further."""
+    kv_len = inputs["kv_len"]
+    is_row = jnp.arange(len(kv_len), dtype=jnp.int32) < inputs["num_rows"]
+    return inputs | {"kv_len": jnp.where(is_row, kv_len + num_steps, kv_len)}
 
 
 def _tokens(inputs: dict[str, Array], rows: RowState, spec: StepSpec) -> _Tokens:
@@ -218,11 +249,12 @@ def _tokens(inputs: dict[str, Array], rows: RowState, spec: StepSpec) -> _Tokens
         page_ids=jnp.where(is_valid, pages, 0),
         slots=positions % spec.cache.block_size,
         is_valid=is_valid,
+        count=jnp.where(is_row, inputs["query_len"], 0).sum(dtype=jnp.int32),
     )
 
 
 def _draw(
-    head: Callable[[Array], Array],
+    head: Callable[[Array, Array], Array],
     hidden: Array,
     inputs: dict[str, Array],
     rows: RowState,
@@ -237,7 +269,8 @@ def _draw(
 
     def draw() -> Int[Array, "R"]:
         per_row = (inputs["device_row"], inputs["kv_len"], is_sampled)
-        return map_rows(draw_share, mesh, head(hidden), per_row, rows)
+        logits = head(hidden, inputs["num_rows"])
+        return map_rows(draw_share, mesh, logits, per_row, rows)
 
     token_ids = lax.cond(is_sampled.any(), draw, lambda: jnp.full_like(inputs["flags"], -1))
     rows = append_tokens(rows, inputs["device_row"], inputs["kv_len"], token_ids, is_sampled)

@@ -22,6 +22,7 @@ class SchedulerConfig:
         step_sizes: token counts of the compiled steps, ascending to the budget; each plan fills
             the one that suits the demand. Empty: every plan fills the budget.
         step_overhead: what a step costs before its first token, in tokens.
+        max_chained_steps: most decode steps that one plan may chain.
         chunk_multiple: chunks that end inside a prompt are cut to a multiple of this many tokens
             where the budget this frees is used.
         enable_prefix_caching: share blocks of equal content between requests.
@@ -38,6 +39,7 @@ class SchedulerConfig:
     num_blocks: int
     step_sizes: tuple[int, ...] = ()
     step_overhead: int = 0
+    max_chained_steps: int = 1
     chunk_multiple: int = 1
     enable_prefix_caching: bool = True
     max_admission_skips: int = 64
@@ -52,6 +54,7 @@ class SchedulerConfig:
             ("max_model_len", 2),
             ("block_size", 1),
             ("num_blocks", 2),
+            ("max_chained_steps", 1),
             ("chunk_multiple", 1),
             ("max_admission_skips", 0),
             ("max_admission_lookahead", 1),

@@ -24,8 +24,12 @@ class DecodePass:
         self._pool = pool
         self._guard = guard
 
-    def run(self, draft: PlanDraft) -> None:
-        """Grant what budget, rows and blocks allow; the others wait or are preempted."""
+    def run(self, draft: PlanDraft, max_chain_length: int = 1) -> None:
+        """Grant what budget, rows and blocks allow; the others wait or are preempted.
+
+        Where everybody is granted, in a chain of up to so many steps; more than one only when
+        there is nothing to run but decodes.
+        """
         running = self._running
         singles = [
             request
@@ -35,7 +39,9 @@ class DecodePass:
         wanted = len(running.decoding) + len(singles)
         fits = wanted <= draft.tokens_left and wanted <= draft.rows_left
         if fits and running.can_grant_all_decodes():
-            draft.grant_decodes(running.grant_decodes(running.decoding))
+            draft.reserve(num_tokens=len(running.decoding), num_rows=len(running.decoding))
+            draft.chain_length = running.decoding.longest_chain(max_chain_length)
+            draft.add_decodes(running.grant_decodes(num_steps=draft.chain_length))
             for request in singles:
                 draft.grant(running.grant_chunk(request, 1))
         else:
@@ -44,6 +50,8 @@ class DecodePass:
     def _grant_in_order(self, draft: PlanDraft, candidates: list[Request]) -> None:
         running = self._running
         granted: set[Request] = set()
+        decodes: list[Request] = []
+        num_blocks = 0  # that the decodes will take
         for request in self._guard.order(candidates):
             if request.state is not RequestState.RUNNING:
                 continue  # preempted for one before it
@@ -51,21 +59,26 @@ class DecodePass:
             if full is not None:
                 draft.wait(request, full)
                 continue
-            end = running.decoding.get(request)
-            if end is None:
+            if request in running.prefilling:
                 draft.grant(running.grant_chunk(request, 1))
-            elif not running.needs_block(request) or self._make_room(draft, request, granted):
-                draft.grant_decodes(running.grant_decodes({request: end}))
             else:
-                continue
+                if running.decoding.needs_block(request):
+                    if not self._make_room(draft, request, granted, num_blocks):
+                        continue
+                    num_blocks += 1
+                draft.reserve(num_tokens=1, num_rows=1)
+                decodes.append(request)
             granted.add(request)
+        draft.add_decodes(running.grant_decodes(decodes))
 
-    def _make_room(self, draft: PlanDraft, request: Request, granted: set[Request]) -> bool:
-        """True when a block is free for the request; False when it was preempted itself."""
+    def _make_room(
+        self, draft: PlanDraft, request: Request, granted: set[Request], num_taken: int
+    ) -> bool:
+        """True when one more block than those taken is free; False when it was preempted itself."""
         running, pool = self._running, self._pool
-        if not pool.num_free:
+        if pool.num_free <= num_taken:
             running.release_drained_blocks(granted)
-        while not pool.num_free:
+        while pool.num_free <= num_taken:
             candidates = [
                 other for other in (*running.decoding, *running.prefilling) if other not in granted
             ]

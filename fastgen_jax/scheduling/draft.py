@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastgen_jax.request import Request
-from fastgen_jax.scheduling.plan import PlannedRow, Reason, StepPlan
+from fastgen_jax.scheduling.plan import PlannedRow, PlannedRows, Reason, StepPlan
 from fastgen_jax.scheduling.splitfuse import next_chunk
 
 
@@ -12,9 +12,11 @@ class PlanDraft:
 
     __slots__ = (
         "admitted",
+        "chain_length",
         "chunk_multiple",
         "chunks",
         "cut",
+        "decodes",
         "num_decode_tokens",
         "preempted",
         "rows_left",
@@ -29,6 +31,8 @@ class PlanDraft:
         self.tokens_left = token_budget
         self.rows_left = max_rows
         self.chunk_multiple = chunk_multiple
+        self.decodes: PlannedRows | None = None
+        self.chain_length = 1
         self.singles: list[PlannedRow] = []
         self.chunks: list[PlannedRow] = []
         self.cut: int | None = None  # index in chunks of the one that the budget cut
@@ -44,6 +48,11 @@ class PlanDraft:
             return Reason.NO_BUDGET
         return None if self.rows_left else Reason.NO_ROW
 
+    @property
+    def is_empty(self) -> bool:
+        """True while nothing was granted."""
+        return self.tokens_left == self.token_budget
+
     def next_chunk(self, num_remaining: int) -> int:
         """Tokens for the next prompt in order; 0 when it doesn't fit beside a rounded chunk."""
         return next_chunk(
@@ -54,10 +63,14 @@ class PlanDraft:
         """Record why a considered request gets nothing."""
         self.waits.append((request, reason))
 
+    def reserve(self, *, num_tokens: int, num_rows: int) -> None:
+        """Take budget and rows for what is to be granted."""
+        self.tokens_left -= num_tokens
+        self.rows_left -= num_rows
+
     def grant(self, row: PlannedRow) -> None:
         """Put a row into the step."""
-        self.tokens_left -= row.num_tokens
-        self.rows_left -= 1
+        self.reserve(num_tokens=row.num_tokens, num_rows=1)
         if row.num_tokens > 1:
             self.chunks.append(row)
             if not row.samples:
@@ -67,19 +80,33 @@ class PlanDraft:
         if row.samples and row.start >= row.request.num_prompt_tokens:
             self.num_decode_tokens += 1
 
-    def grant_decodes(self, rows: list[PlannedRow]) -> None:
-        """Put many decode rows into the step at once."""
-        self.tokens_left -= len(rows)
-        self.rows_left -= len(rows)
+    def add_decodes(self, rows: PlannedRows) -> None:
+        """Put the decodes into the step, once; their budget is reserved."""
+        self.decodes = rows
         self.num_decode_tokens += len(rows)
-        self.singles += rows
 
-    def build(self, *, step_index: int, num_waiting: int, num_free_blocks: int) -> StepPlan:
+    def build(
+        self,
+        *,
+        step_index: int,
+        table_changes: tuple[tuple[Request, int], ...],
+        num_waiting: int,
+        num_free_blocks: int,
+    ) -> StepPlan:
         """The finished plan."""
+        decodes = self.decodes
+        others = [*self.singles, *self.chunks]
+        if decodes is None or not decodes.requests:
+            rows = PlannedRows.of(others)
+        else:
+            rows = decodes.followed_by(PlannedRows.of(others)) if others else decodes
         return StepPlan(
             step_index=step_index,
-            rows=(*self.singles, *self.chunks),
+            rows=rows,
+            chain_length=self.chain_length,
+            num_settled=len(rows) - len(others),
             admitted=tuple(self.admitted),
+            table_changes=table_changes,
             waits=tuple(self.waits),
             preempted=tuple(self.preempted),
             num_tokens=self.token_budget - self.tokens_left,

@@ -90,7 +90,8 @@ class Policy(Protocol):
 class RankedPolicy(Policy, Protocol):
     """A policy whose order is a fixed number per request: keeps a long queue sorted for free.
 
-    Without ``rank``, the whole queue is passed to ``order`` in each step that may admit.
+    Without ``rank``, the whole queue is passed to ``order`` in a step that may admit, unless the
+    queue is what it was and no running request has ended since ``order`` was last asked.
     """
 
     def rank(self, request: RequestView) -> float:

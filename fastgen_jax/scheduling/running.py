@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 
 from fastgen_jax.kv.block_table import BlockTables
 from fastgen_jax.request import Request, RequestState
-from fastgen_jax.scheduling.plan import PlannedRow
-
-# PlannedRow's own constructor without its argument handling: twice as fast, 256 times a step.
-_new_row: Callable[[type[PlannedRow], tuple[Request, int, int, bool]], PlannedRow]
-_new_row = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+from fastgen_jax.scheduling.decoding import DecodingRows
+from fastgen_jax.scheduling.plan import PlannedRow, PlannedRows
 
 
 class RunningSet:
     """Running requests in three stages; every one is in exactly one of them.
 
     Attributes:
-        prefilling: those with known tokens left to compute.
-        decoding: those whose next token is all there is to compute. Both map to the number of
-            tokens at which nothing is left to plan.
+        prefilling: those with known tokens left to compute, and the number of tokens at which
+            nothing is left to plan for them.
+        decoding: those whose next token is all there is to compute.
         draining: those whose last token is in flight; they hold row and blocks till it is read.
     """
 
@@ -28,7 +25,7 @@ class RunningSet:
 
     def __init__(self, max_num_seqs: int, tables: BlockTables) -> None:
         self.prefilling: dict[Request, int] = {}
-        self.decoding: dict[Request, int] = {}
+        self.decoding = DecodingRows(max_num_seqs, tables)
         self.draining: dict[Request, None] = {}
         self._tables = tables
         self._free_rows = list(range(max_num_seqs))
@@ -49,12 +46,11 @@ class RunningSet:
     def num_growing(self) -> int:
         """Requests that will need another block before they end: the decode reserve."""
         size = self._tables.block_size
-        growing = 0
-        for stage in (self.decoding, self.prefilling):
-            for request, end in stage.items():
-                if len(request.block_ids) * size < end - 1:  # the last token is never computed
-                    growing += 1
-        return growing
+        num_prefilling = sum(
+            len(request.block_ids) * size < end - 1  # the last token is never computed
+            for request, end in self.prefilling.items()
+        )
+        return num_prefilling + self.decoding.num_growing
 
     def admit(self, request: Request, cached: list[int]) -> None:
         """Give a waiting request the lowest free row and blocks for all its known tokens."""
@@ -66,10 +62,12 @@ class RunningSet:
 
     def vacate(self, request: Request) -> None:
         """Take row and blocks from a running request; the caller sets its next state."""
-        for stage in (self.decoding, self.prefilling, self.draining):
-            if request in stage:
-                del stage[request]
-                break
+        if request in self.decoding:
+            self.decoding.remove(request)
+        elif request in self.prefilling:
+            del self.prefilling[request]
+        else:
+            del self.draining[request]
         self._tables.close(request)
         heappush(self._free_rows, request.row)
         request.row = -1
@@ -94,7 +92,7 @@ class RunningSet:
             request.num_tokens += 1
             end = self.prefilling.pop(request)
             if request.num_tokens < end:
-                self.decoding[request] = end
+                self.decoding.add(request, end)
             else:
                 self.draining[request] = None
         self._tables.commit(request)
@@ -106,42 +104,20 @@ class RunningSet:
         self._tables.commit(row.request)
         return row._replace(num_tokens=row.num_tokens + num_tokens)
 
-    def needs_block(self, request: Request) -> bool:
-        """True when a decoding request's next token starts a new block."""
-        return request.num_computed_tokens % self._tables.block_size == 0
-
     def can_grant_all_decodes(self) -> bool:
         """True when the pool has a block for every decode that starts one."""
         num_free = self._tables.pool.num_free
-        if num_free >= len(self.decoding):
-            return True
-        size = self._tables.block_size
-        return num_free >= len([r for r in self.decoding if not r.num_computed_tokens % size])
+        return num_free >= len(self.decoding) or num_free >= self.decoding.num_new_blocks()
 
-    def grant_decodes(self, requests: dict[Request, int]) -> list[PlannedRow]:
-        """A row of one token for each of these decoding requests; blocks must suffice.
+    def grant_decodes(
+        self, granted: Collection[Request] | None = None, *, num_steps: int = 1
+    ) -> PlannedRows:
+        """A row of one token for each of these decoding requests, or for all; blocks suffice.
 
-        The hot path of a step, so everything is inlined.
+        The row runs in so many steps, each a token further.
         """
-        size, last_slot = self._tables.block_size, self._tables.block_size - 1
-        allocate, commit = self._tables.pool.allocate, self._tables.commit
-        new = _new_row
-        rows: list[PlannedRow] = []
-        append = rows.append
-        ended: list[Request] = []
-        for request, end in requests.items():
-            start = request.num_computed_tokens
-            request.num_computed_tokens = start + 1
-            request.num_tokens = num_tokens = start + 2
-            slot = start % size
-            if slot == 0:
-                request.block_ids += allocate(1)
-            if slot == last_slot:
-                commit(request)
-            if num_tokens == end:
-                ended.append(request)
-            append(new(PlannedRow, (request, start, 1, True)))
+        rows, ended = self.decoding.advance(granted, num_steps=num_steps)
         for request in ended:
-            del self.decoding[request]
+            self.decoding.remove(request)
             self.draining[request] = None
         return rows

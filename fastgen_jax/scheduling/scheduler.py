@@ -104,7 +104,7 @@ class Scheduler:
         running = self._running
         for request in running.draining:
             draft.wait(request, Reason.IN_FLIGHT)
-        self._decodes.run(draft)
+        self._decodes.run(draft, self._max_chain_length())
         self._prefills.run(draft)
         self._admission.run(draft)
         self._prefills.top_up(draft)
@@ -114,12 +114,17 @@ class Scheduler:
         self._num_steps += 1
         return draft.build(
             step_index=self._num_steps - 1,
+            # An empty plan never reaches the device, so its changes wait for the next.
+            table_changes=() if draft.is_empty else self._tables.take_changes(),
             num_waiting=len(self._waiting),
             num_free_blocks=self.pool.num_free,
         )
 
     def add_token(self, request: Request, token_id: int) -> None:
-        """Append a sampled token that was read; its block becomes findable when it is full."""
+        """Append a sampled token that was read; its block becomes findable when it is full.
+
+        One of a live request that fills no block needs nothing but to be appended.
+        """
         token_ids = request.token_ids
         if len(token_ids) >= request.num_tokens:
             raise ValueError(f"request {request.request_id!r} awaits no token")
@@ -139,6 +144,7 @@ class Scheduler:
         del self._live[request.request_id]
         if request.state is RequestState.RUNNING:
             self._running.vacate(request)
+            self._waiting.forget_order()
         else:
             self._waiting.remove(request)
         request.state = RequestState.FINISHED
@@ -211,6 +217,15 @@ class Scheduler:
             num_decodes=num_decodes,
             overhead=config.step_overhead,
         )
+
+    def _max_chain_length(self) -> int:
+        """More than one step only of decodes, and only while nobody waits for a place in a step.
+
+        No row needs the host between two steps: the device knows the tokens, and what is drawn
+        after a stop is dropped. But a chain can't be joined, nor left.
+        """
+        is_only_decodes = not self._waiting and not self._running.prefilling
+        return self.config.max_chained_steps if is_only_decodes else 1
 
     def check_fits(self, num_prompt: int) -> None:
         """Nothing, when a prompt of this length can ever run; else InvalidRequestError."""

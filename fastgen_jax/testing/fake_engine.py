@@ -44,6 +44,7 @@ def fake_engine(
     block_size: int = 4,
     num_blocks: int = 65,
     chunk_multiple: int = 1,
+    max_chained_steps: int = 1,
     enable_prefix_caching: bool = True,
     shapes: Sequence[tuple[int, int]] | None = None,
     vocab_size: int = ByteTokenizer.vocab_size,
@@ -78,6 +79,7 @@ def fake_engine(
         num_blocks=num_blocks,
         block_size=block_size,
         max_blocks_per_seq=max_blocks_per_seq,
+        max_chained_steps=max_chained_steps,
         next_token=next_token,
         faults=faults,
         check=check,
@@ -90,6 +92,7 @@ def fake_engine(
         block_size=block_size,
         num_blocks=num_blocks,
         chunk_multiple=chunk_multiple,
+        max_chained_steps=max_chained_steps,
         enable_prefix_caching=enable_prefix_caching,
     )
     engine = FakeEngine(

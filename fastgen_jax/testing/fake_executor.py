@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastgen_jax.batching import StepResults, StepShape
+from fastgen_jax.batching import ResultLayout, StepResults, StepShape
 from fastgen_jax.errors import EngineClosedError
 from fastgen_jax.sampling.row_limits import RowLimits
 from fastgen_jax.testing.fake_cache import FakeCache
@@ -45,7 +45,7 @@ class FakeEvent(NamedTuple):
 
 
 class FakeStep:
-    """A launched step that runs, after all before it, when somebody reads it."""
+    """A launched step, or chain of them, that runs when somebody reads it, after all before it."""
 
     def __init__(self, executor: FakeExecutor, number: int) -> None:
         self.number = number
@@ -78,6 +78,7 @@ class FakeExecutor:
         num_blocks: int,
         block_size: int,
         max_blocks_per_seq: int,
+        max_chained_steps: int = 1,
         next_token: NextToken | None = None,
         faults: Faults | None = None,
         check: bool = True,
@@ -85,11 +86,13 @@ class FakeExecutor:
         """``next_token`` maps prompt and outputs so far to the next token; hashed by default."""
         self.events: list[FakeEvent] = []
         self.rows: dict[int, FakeRow] = {}
-        self.shapes: list[StepShape] = []
+        self.shapes: list[StepShape] = []  # of every launch
+        self.chain_lengths: list[int] = []  # of every launch that ran
         self.is_closed = False
         self._limits = limits
         self._cache = FakeCache(num_blocks, block_size)
         self._max_blocks_per_seq = max_blocks_per_seq
+        self._max_chained_steps = max_chained_steps
         self._next_token = next_token or hashed_tokens(range(limits.vocab_size))
         self._faults = faults or Faults()
         self._check = check
@@ -133,19 +136,28 @@ class FakeExecutor:
                 self.rows[target] = FakeRow(packed, self._limits)
 
     def _run(self, shape: StepShape, packed: np.ndarray) -> StepResults:
-        inputs = read_inputs(packed, shape, self._max_blocks_per_seq)
+        chain = read_inputs(packed, shape, self._max_blocks_per_seq)
         if self._check:
-            inputs.check()
+            chain.check()
+            limit = self._max_chained_steps
+            assert chain.num_steps <= limit, f"{chain.num_steps} steps, at most {limit}"
+        self.chain_lengths.append(chain.num_steps)
+        layout = ResultLayout(shape, self._limits.max_logprobs, self._max_chained_steps)
+        results = FakeResults(layout)
+        for step in range(chain.num_steps):
+            self._run_step(chain.at_step(step), results.chained(step))
+        return results.pack()
+
+    def _run_step(self, inputs: FakeInputs, results: FakeResults) -> None:
+        if self._check:
             self._check_rows(inputs)
             self._run_cache(inputs)
-        results = FakeResults(shape, self._limits.max_logprobs)
         for index in range(inputs.num_rows):
             row = self.rows[int(inputs.device_row[index])]
             row.num_computed = int(inputs.kv_len[index])
             self._report_prompt(results, inputs, index, row)
             if inputs.samples(index):
                 self._draw(results, index, row, row.num_computed)
-        return results.pack()
 
     def _check_rows(self, inputs: FakeInputs) -> None:
         for index in range(inputs.num_rows):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,12 +22,19 @@ class FakeInputs:
     shape: StepShape
     num_rows: int
     num_single_rows: int
+    num_steps: int
     device_row: np.ndarray
     query_start: np.ndarray
     query_len: np.ndarray
     kv_len: np.ndarray
     flags: np.ndarray
     block_tables: np.ndarray
+
+    def at_step(self, step: int) -> FakeInputs:
+        """The inputs of a step of the chain: each row so many tokens further."""
+        kv_len = self.kv_len.copy()
+        kv_len[: self.num_rows] += step
+        return replace(self, kv_len=kv_len)
 
     def start(self, index: int) -> int:
         """The position of a row's first token in the step."""
@@ -55,6 +62,10 @@ class FakeInputs:
         assert lengths.sum() <= tokens, f"{lengths.sum()} tokens in a step of {tokens}"
         assert (self.kv_len[:count] >= lengths).all(), "kv_len below query_len"
         assert len(np.unique(self.device_row[:count])) == count, "two rows share a device row"
+        assert self.num_steps > 0, f"{self.num_steps} steps"
+        if self.num_steps > 1:
+            assert singles == count, "a chunk in a chain of steps"
+            assert (self.flags[:count] == ROW_FLAG_SAMPLES).all(), "a chain of rows that don't draw"
         known = ROW_FLAG_SAMPLES | ROW_FLAG_PROMPT_LOGPROBS
         assert not (self.flags & ~known).any(), f"unknown flags: {self.flags}"
         for name in (
@@ -77,6 +88,7 @@ def read_inputs(packed: np.ndarray, shape: StepShape, max_blocks_per_seq: int) -
         shape=shape,
         num_rows=int(field("num_rows")),
         num_single_rows=int(field("num_single_rows")),
+        num_steps=int(field("num_steps")),
         device_row=field("device_row"),
         query_start=field("query_start"),
         query_len=field("query_len"),
@@ -87,11 +99,17 @@ def read_inputs(packed: np.ndarray, shape: StepShape, max_blocks_per_seq: int) -
 
 
 class FakeResults:
-    """A step's results on their way into one vector; what nobody puts is zero, tokens are -1."""
+    """A step's results on their way into one vector; what nobody puts is zero, tokens are -1.
 
-    def __init__(self, shape: StepShape, max_logprobs: int) -> None:
-        self._layout = ResultLayout(shape, max_logprobs)
-        self._packed = np.zeros(self._layout.size, np.int32)
+    In the vector of a chain those of step ``step``; ``chained`` gives the next one's.
+    """
+
+    def __init__(
+        self, layout: ResultLayout, packed: np.ndarray | None = None, step: int = 0
+    ) -> None:
+        self._layout = layout
+        self._packed = np.zeros(layout.size, np.int32) if packed is None else packed
+        self._step = step
         self.token_ids = self._field("token_ids")
         self.token_ids[:] = -1
 
@@ -102,12 +120,17 @@ class FakeResults:
         self._field("top_ids")[entry] = found.top_ids
         self._field("top_logprobs")[entry] = found.top_logprobs
 
+    def chained(self, step: int) -> FakeResults:
+        """The place of another step's results in the same vector."""
+        return FakeResults(self._layout, self._packed, step)
+
     def pack(self) -> StepResults:
         """The results as the engine reads them."""
         return StepResults(self._packed, self._layout)
 
     def _field(self, name: str) -> np.ndarray:
-        part = self._packed[self._layout.slices[name]]
+        begin = self._step * self._layout.step_size
+        part = self._packed[begin : begin + self._layout.step_size][self._layout.slices[name]]
         if name in FLOAT_RESULTS:
             part = part.view(np.float32)
         return part.reshape(self._layout.fields[name])

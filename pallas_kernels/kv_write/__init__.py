@@ -4,6 +4,7 @@ from pallas_kernels.kv_write.api import write_kv
 from pallas_kernels.kv_write.config import (
     KvWriteConfig,
     KvWriteMosaic,
+    KvWriteNative,
     KvWriteReference,
     KvWriteTriton,
 )
@@ -14,6 +15,7 @@ from pallas_kernels.kv_write.shape import KvWriteShape
 __all__ = [
     "KvWriteConfig",
     "KvWriteMosaic",
+    "KvWriteNative",
     "KvWriteReference",
     "KvWriteShape",
     "KvWriteTriton",

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.kv_write.config import KvWriteConfig, KvWriteMosaic, KvWriteTriton
+from pallas_kernels.kv_write.config import (
+    KvWriteConfig,
+    KvWriteMosaic,
+    KvWriteNative,
+    KvWriteTriton,
+)
 from pallas_kernels.kv_write.reference import Rotation, write_kv_reference
 from pallas_kernels.kv_write.shape import is_fp8
 
@@ -20,6 +25,7 @@ def write_kv(
     rotation: Rotation | None,
     k_scales: Float[Array, "K"] | None = None,
     v_scales: Float[Array, "K"] | None = None,
+    num_tokens: Int[Array, ""] | None = None,
     config: KvWriteConfig,
 ) -> tuple[Float[Array, "N K S D"], Float[Array, "N K S D"]]:
     """Pages with token t's rotated key and its value at ``[page_ids[t], :, slots[t]]``.
@@ -32,8 +38,9 @@ def write_kv(
     a key are rotated against the next D2 (rotate-half; Su et al., 2021, section 3.4), in float32,
     and the rest passes through. None leaves the keys alone. ``k_scales`` and ``v_scales``, float32
     [K], belong to 8-bit pages: a head's numbers are divided by its scale, and what then is out of
-    range takes the largest number that there is. The kernel is imported when it is called for, so
-    the reference needs no GPU package.
+    range takes the largest number that there is. ``num_tokens``, int32, says how many tokens there
+    are, the rest being padding: the native kernel leaves it out. None: all. The kernel is imported
+    when it is called for, so the reference needs no GPU package.
 
     Raises:
         ValueError: arguments that don't fit together; the message names them.
@@ -54,6 +61,16 @@ def write_kv(
 
         return write_kv_triton(
             *arrays, rotation=rotation, k_scales=k_scales, v_scales=v_scales, config=config
+        )
+    if isinstance(config, KvWriteNative):
+        from pallas_kernels.kv_write.native import write_kv_native
+
+        return write_kv_native(
+            *arrays,
+            rotation=rotation,
+            k_scales=k_scales,
+            v_scales=v_scales,
+            num_tokens=num_tokens,
         )
     return write_kv_reference(
         *arrays, rotation=rotation, k_scales=k_scales, v_scales=v_scales, config=config

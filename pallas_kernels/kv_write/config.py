@@ -58,4 +58,9 @@ class KvWriteTriton:
                 raise ValueError(f"{name}={value}: must be a power of two")
 
 
-KvWriteConfig = KvWriteReference | KvWriteMosaic | KvWriteTriton
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvWriteNative:
+    """The CPU's own kernel, which has no sizes to choose."""
+
+
+KvWriteConfig = KvWriteReference | KvWriteMosaic | KvWriteTriton | KvWriteNative

@@ -26,7 +26,7 @@ def write_kv_reference(
 ) -> tuple[Float[Array, "N K S D"], Float[Array, "N K S D"]]:
     """Both page arrays with every token written; see ``api.write_kv``."""
     if rotation is not None:
-        k = _rotate(k, rotation, keep_float32=is_fp8(str(k_pages.dtype)))
+        k = rotate(k, rotation, keep_float32=is_fp8(str(k_pages.dtype)))
     k, v = _scaled(k, k_scales, k_pages), _scaled(v, v_scales, v_pages)
     if config.drop_padding:
         places = (_without_padding(page_ids, k_pages.shape[0]), slots)
@@ -64,10 +64,13 @@ def _scatter_real_tokens(
     return target.set(values.astype(pages.dtype), mode="drop", unique_indices=True)
 
 
-def _rotate(
-    k: Float[Array, "T K D"], rotation: Rotation, *, keep_float32: bool
+def rotate(
+    k: Float[Array, "T K D"], rotation: Rotation, *, keep_float32: bool = False
 ) -> Float[Array, "T K D"]:
-    """k with its first 2 * D2 numbers rotated; 8-bit pages get them without a rounding between."""
+    """Heads with their first 2 * D2 numbers rotated: in float32, rounded to k's dtype or not.
+
+    ``keep_float32`` is for 8-bit pages, which get them without a rounding between.
+    """
     cos, sin = (table[:, None] for table in rotation)
     half = cos.shape[-1]
     wide = k.astype(jnp.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pallas_kernels.kv_write.config import (
     KvWriteConfig,
     KvWriteMosaic,
+    KvWriteNative,
     KvWriteReference,
     KvWriteTriton,
 )
@@ -23,7 +24,8 @@ def select_write_config(
     """The configuration for a shape on a device; its class says which implementation it is.
 
     None takes the best that serves the shape there: Mosaic GPU on Hopper, Triton on other CUDA
-    devices from compute capability 8.0 on, XLA elsewhere and for what the kernels can't do.
+    devices from compute capability 8.0 on, the native kernel on a CPU where it was built, XLA
+    elsewhere and for what the kernels can't do.
 
     Raises:
         ValueError: a named implementation can't serve the shape there; the message says why.
@@ -31,6 +33,8 @@ def select_write_config(
     chosen = choose(implementation, lambda name: _obstacle(shape, target, name))
     if chosen == "xla":
         return KvWriteReference(drop_padding=target.platform == "gpu")
+    if chosen == "native":
+        return KvWriteNative()
     return _config(shape, target, chosen)
 
 
@@ -45,6 +49,8 @@ def _obstacle(shape: KvWriteShape, target: Target, implementation: Implementatio
     )
     if reason is not None:
         return reason
+    if implementation == "native":
+        return None
     if shape.rotary_dim % 16:
         return f"takes a rotary_dim that is a multiple of 16, not {shape.rotary_dim}"
     if shape.num_kv_heads > MAX_KV_HEADS:

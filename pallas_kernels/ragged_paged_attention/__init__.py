@@ -4,6 +4,7 @@ from pallas_kernels.ragged_paged_attention.api import ragged_paged_attention
 from pallas_kernels.ragged_paged_attention.batch import RaggedBatch
 from pallas_kernels.ragged_paged_attention.config import (
     AttentionConfig,
+    AttentionNative,
     HopperConfig,
     ReferenceConfig,
     SplitRule,
@@ -16,6 +17,7 @@ from pallas_kernels.ragged_paged_attention.work import AttentionWork, plan_work
 
 __all__ = [
     "AttentionConfig",
+    "AttentionNative",
     "AttentionOptions",
     "AttentionShape",
     "AttentionWork",

@@ -8,11 +8,17 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.kv_write.reference import Rotation, rotate
 from pallas_kernels.ragged_paged_attention.config import (
     AttentionConfig,
+    AttentionNative,
     HopperConfig,
     KernelConfig,
     ReferenceConfig,
+)
+from pallas_kernels.ragged_paged_attention.native import (
+    NativeWork,
+    ragged_paged_attention_native,
 )
 from pallas_kernels.ragged_paged_attention.options import AttentionOptions
 from pallas_kernels.ragged_paged_attention.reference import ragged_paged_attention_reference
@@ -33,6 +39,7 @@ def ragged_paged_attention(
     k_scales: Float[Array, "K"] | None = None,
     v_scales: Float[Array, "K"] | None = None,
     first_page: Int[Array, ""] | None = None,
+    rotation: Rotation | None = None,
 ) -> Float[Array, "T H D"]:
     """Causal attention of a step's queries over their rows' pages.
 
@@ -52,12 +59,33 @@ def ragged_paged_attention(
         v_scales: factor of each kv head's stored values.
         first_page: added to every page id, for a pool that holds several layers end to end; the
             sums must lie in [0, N).
+        rotation: cosines and sines of every token, float32 [T, D2]: the queries come unrotated.
+            The first D2 numbers of each are rotated against the next D2, in float32, and rounded
+            to q's dtype where a kernel can't go on in float32.
 
     Raises:
         ValueError: arguments that don't fit together; the message names them.
     """
     _check_shapes(q, k_pages, v_pages)
     _check_extras(q, k_pages, sinks, k_scales, v_scales)
+    _check_rotation(q, rotation)
+    if isinstance(config, AttentionNative):
+        if not isinstance(work, NativeWork):
+            raise _foreign_work(work, config)
+        return ragged_paged_attention_native(
+            q,
+            k_pages,
+            v_pages,
+            work,
+            first_page=first_page,
+            options=options,
+            sinks=sinks,
+            k_scales=k_scales,
+            v_scales=v_scales,
+            rotation=rotation,
+        )
+    if rotation is not None:
+        q = rotate(q, rotation)
     if isinstance(config, ReferenceConfig):
         if not isinstance(work, ItemWork):
             raise _foreign_work(work, config)
@@ -146,6 +174,20 @@ def _check_extras(
             raise ValueError(
                 f"{name} {scales.shape} must hold a number for each of {k_pages.shape[1]} kv heads"
             )
+
+
+def _check_rotation(q: Array, rotation: Rotation | None) -> None:
+    if rotation is None:
+        return
+    for name, table in zip(("cos", "sin"), rotation, strict=True):
+        is_table = str(table.dtype) == "float32" and table.ndim == 2
+        if not is_table or table.shape[0] != q.shape[0] or 2 * table.shape[1] > q.shape[2]:
+            raise ValueError(
+                f"{name} {table.dtype}{table.shape}: must be float32 [T, D2] with T={q.shape[0]} "
+                f"and 2 * D2 up to D={q.shape[2]}"
+            )
+    if rotation[0].shape != rotation[1].shape:
+        raise ValueError(f"cos {rotation[0].shape} and sin {rotation[1].shape} differ in shape")
 
 
 def _foreign_work(work: object, config: AttentionConfig) -> ValueError:

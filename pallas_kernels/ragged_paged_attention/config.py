@@ -104,8 +104,13 @@ class TritonConfig:
         _check_positive(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionNative:
+    """The CPU's own kernel; its sizes follow from the registers it was compiled for."""
+
+
 KernelConfig = HopperConfig | TritonConfig
-AttentionConfig = ReferenceConfig | HopperConfig | TritonConfig
+AttentionConfig = ReferenceConfig | HopperConfig | TritonConfig | AttentionNative
 
 
 def tile_rows(config: KernelConfig) -> int:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pallas_kernels.ragged_paged_attention.config import AttentionConfig, ReferenceConfig
+from pallas_kernels.ragged_paged_attention.config import (
+    AttentionConfig,
+    AttentionNative,
+    ReferenceConfig,
+)
 from pallas_kernels.ragged_paged_attention.heuristics import hopper_heuristic, split_rule
 from pallas_kernels.ragged_paged_attention.shape import AttentionShape
 from pallas_kernels.ragged_paged_attention.tuned import tuned_config
@@ -12,6 +16,7 @@ from pallas_kernels.target import Implementation, Target, choose, common_obstacl
 
 PAGE_SIZES = (16, 32, 64, 128)
 MAX_GROUP = 16
+MAX_NATIVE_GROUP = 96  # rows of a tile, which holds at least one query of every head
 
 
 def select_config(
@@ -20,9 +25,9 @@ def select_config(
     """The configuration for a shape on a device; its class says which implementation it is.
 
     None takes the best that serves the shape there: Mosaic GPU on Hopper, Triton on other CUDA
-    devices from compute capability 8.0 on, XLA elsewhere and for what the kernels can't do. A
-    kernel's sizes are those that ``autotune`` found for exactly this shape on this kind of device,
-    the heuristics' where nobody ran it.
+    devices from compute capability 8.0 on, the native kernel on a CPU where it was built, XLA
+    elsewhere and for what the kernels can't do. A GPU kernel's sizes are those that ``autotune``
+    found for exactly this shape on this kind of device, the heuristics' where nobody ran it.
 
     Raises:
         ValueError: a named implementation can't serve the shape there; the message says why. Or the
@@ -31,6 +36,8 @@ def select_config(
     chosen = choose(implementation, lambda name: _obstacle(shape, target, name))
     if chosen == "xla":
         return ReferenceConfig()
+    if chosen == "native":
+        return AttentionNative()
     return _config(shape, target, chosen)
 
 
@@ -45,6 +52,10 @@ def _obstacle(shape: AttentionShape, target: Target, implementation: Implementat
     )
     if reason is not None:
         return reason
+    if implementation == "native":
+        if shape.group > MAX_NATIVE_GROUP:
+            return f"takes up to {MAX_NATIVE_GROUP} query heads a kv head, not {shape.group}"
+        return None
     if shape.page_size not in PAGE_SIZES:
         return f"takes page_size {', '.join(map(str, PAGE_SIZES))}, not {shape.page_size}"
     if shape.group > MAX_GROUP:

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pallas_kernels.ragged_paged_attention.batch import RaggedBatch
-from pallas_kernels.ragged_paged_attention.config import AttentionConfig, ReferenceConfig
+from pallas_kernels.ragged_paged_attention.config import (
+    AttentionConfig,
+    AttentionNative,
+    ReferenceConfig,
+)
+from pallas_kernels.ragged_paged_attention.native import NativeWork, native_work
 from pallas_kernels.ragged_paged_attention.shape import AttentionShape
 from pallas_kernels.ragged_paged_attention.units import KernelWork, plan_units
 
@@ -37,7 +42,7 @@ class ItemWork:
     block_tables: Int[Array, "R P"]
 
 
-AttentionWork = ItemWork | KernelWork
+AttentionWork = ItemWork | KernelWork | NativeWork
 
 
 def plan_work(
@@ -54,6 +59,8 @@ def plan_work(
     """
     if isinstance(config, ReferenceConfig):
         return _plan_items(batch, num_tokens=shape.num_tokens, config=config)
+    if isinstance(config, AttentionNative):
+        return native_work(batch)
     return plan_units(batch, shape=shape, config=config, window=window)
 
 

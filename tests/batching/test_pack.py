@@ -12,7 +12,7 @@ from fastgen_jax.batching.inputs import ROW_FLAG_PROMPT_LOGPROBS, ROW_FLAG_SAMPL
 from fastgen_jax.errors import InvalidRequestError
 from fastgen_jax.kv.layout import blocks_for
 from fastgen_jax.request import FinishReason, Request
-from fastgen_jax.scheduling.plan import PlannedRow, StepPlan
+from fastgen_jax.scheduling.plan import PlannedRow, PlannedRows, StepPlan
 from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
 from fastgen_jax.testing.fake_step import FakeInputs, read_inputs
 from tests.strategies import crowded_configs, make_request, prompts, scheduler_configs
@@ -39,6 +39,7 @@ def assert_says(inputs: FakeInputs, plan: StepPlan) -> None:
     """Every field is what the plan and its requests say now, and padding is zero."""
     inputs.check()
     assert inputs.num_rows == len(plan.rows)
+    assert inputs.num_steps == plan.chain_length
     assert inputs.num_single_rows == sum(row.num_tokens == 1 for row in plan.rows)
     first = 0
     for index, row in enumerate(plan.rows):
@@ -108,7 +109,7 @@ def submit(scheduler: Scheduler, request: Request) -> None:
 
 
 def read(scheduler: Scheduler, plan: StepPlan) -> None:
-    for row in plan.rows:
+    for row in [*plan.rows] * plan.chain_length:
         request = row.request
         if row.samples and not request.is_finished:
             scheduler.add_token(request, request.num_tokens % 2)
@@ -116,12 +117,19 @@ def read(scheduler: Scheduler, plan: StepPlan) -> None:
                 scheduler.finish(request, FinishReason.LENGTH)
 
 
-def plan_of(*rows: tuple[Request, int, int, bool], admitted: tuple[Request, ...] = ()) -> StepPlan:
+def plan_of(
+    *rows: tuple[Request, int, int, bool],
+    admitted: tuple[Request, ...] = (),
+    changes: tuple[tuple[Request, int], ...] = (),
+) -> StepPlan:
     planned = tuple(PlannedRow(*row) for row in rows)
     return StepPlan(
         step_index=0,
-        rows=planned,
+        rows=PlannedRows.of(planned),
+        chain_length=1,
+        num_settled=0,
         admitted=admitted,
+        table_changes=changes,
         waits=(),
         preempted=(),
         num_tokens=sum(row.num_tokens for row in planned),
@@ -171,7 +179,8 @@ def test_a_plan_beyond_every_shape_is_an_error(packer: StepPacker, lengths: list
 
 def test_padding_is_zero_and_the_dtype_int32(packer: StepPacker) -> None:
     request = running("a", 3, [7, 2])
-    packed = packer.pack(plan_of((request, 0, 3, True), admitted=(request,)), SHAPES[1])
+    plan = plan_of((request, 0, 3, True), admitted=(request,), changes=((request, 0),))
+    packed = packer.pack(plan, SHAPES[1])
     assert packed.dtype == np.int32
     inputs = read_inputs(packed, SHAPES[1], 4)
     inputs.check()
@@ -181,10 +190,10 @@ def test_padding_is_zero_and_the_dtype_int32(packer: StepPacker) -> None:
 
 def test_every_call_returns_a_new_array(packer: StepPacker) -> None:
     request = running("a", 0, [1])
-    first = packer.pack(plan_of((request, 0, 4, True), admitted=(request,)), SHAPES[0])
+    first = packer.pack(plan_of((request, 0, 4, True), changes=((request, 0),)), SHAPES[0])
     before = first.copy()
     request.block_ids.append(2)
-    second = packer.pack(plan_of((request, 4, 1, True)), SHAPES[0])
+    second = packer.pack(plan_of((request, 4, 1, True), changes=((request, 1),)), SHAPES[0])
     assert not np.shares_memory(first, second)
     assert (first == before).all(), "a step in flight saw the next one's inputs"
 
@@ -193,43 +202,32 @@ def tables(packer: StepPacker, plan: StepPlan) -> list[list[int]]:
     return packed_inputs(packer, plan, 4).block_tables[: len(plan.rows)].tolist()
 
 
-def test_readmission_to_the_same_row_with_as_many_blocks(packer: StepPacker) -> None:
-    """Its prompt found in the prefix cache, so that nothing but the admission tells."""
+def test_a_table_stays_till_it_changes(packer: StepPacker) -> None:
     request = running("a", 0, [1, 2])
-    tables(packer, plan_of((request, 0, 4, True), admitted=(request,)))
-    tables(packer, plan_of((request, 4, 1, True)))
-    request.block_ids = [1, 5]
-    assert tables(packer, plan_of((request, 5, 1, True), admitted=(request,))) == [[1, 5, 0, 0]]
+    tables(packer, plan_of((request, 0, 4, True), changes=((request, 0),)))
+    assert tables(packer, plan_of((request, 4, 1, True))) == [[1, 2, 0, 0]]
 
 
-def test_a_block_exchanged_before_the_first_draw(packer: StepPacker) -> None:
+def test_blocks_before_a_changes_position_stay(packer: StepPacker) -> None:
     request = running("a", 0, [1, 2, 3], prompt=12)
-    tables(packer, plan_of((request, 0, 4, False), admitted=(request,)))
-    request.block_ids = [1, 6, 3]
-    assert tables(packer, plan_of((request, 8, 3, False))) == [[1, 6, 3, 0]]
-    request.block_ids = [1, 6, 7]
-    assert tables(packer, plan_of((request, 11, 1, True))) == [[1, 6, 7, 0]]
-
-
-def test_a_block_exchanged_while_outputs_are_recomputed(packer: StepPacker) -> None:
-    """After a preemption the chunks reach beyond the prompt, and blocks still change."""
-    request = running("a", 0, [1, 2, 3], prompt=2)
-    tables(packer, plan_of((request, 4, 2, False), admitted=(request,)))
-    request.block_ids = [1, 6, 3]
-    assert tables(packer, plan_of((request, 8, 1, True))) == [[1, 6, 3, 0]]
+    tables(packer, plan_of((request, 0, 4, False), changes=((request, 0),)))
+    request.block_ids = [9, 6, 7]
+    plan = plan_of((request, 8, 3, False), changes=((request, 1),))
+    assert tables(packer, plan) == [[1, 6, 7, 0]]
 
 
 def test_a_row_taken_over_by_a_request_with_fewer_blocks(packer: StepPacker) -> None:
     old, new = running("a", 0, [1, 2, 3]), running("b", 0, [4])
-    tables(packer, plan_of((old, 0, 4, True), admitted=(old,)))
-    assert tables(packer, plan_of((new, 0, 4, True), admitted=(new,))) == [[4, 0, 0, 0]]
+    tables(packer, plan_of((old, 0, 4, True), changes=((old, 0),)))
+    assert tables(packer, plan_of((new, 0, 4, True), changes=((new, 0),))) == [[4, 0, 0, 0]]
     new.block_ids.append(9)
-    assert tables(packer, plan_of((new, 4, 1, True))) == [[4, 9, 0, 0]]
+    assert tables(packer, plan_of((new, 4, 1, True), changes=((new, 1),))) == [[4, 9, 0, 0]]
 
 
 def test_a_row_taken_over_no_longer_reports_its_prompt(packer: StepPacker) -> None:
     old, new = make_request("a", 4, prompt_logprobs=1), make_request("b", 4)
     for request in (old, new):
         request.row, request.block_ids = 0, [1]
-        inputs = packed_inputs(packer, plan_of((request, 0, 3, False), admitted=(request,)), 4)
+        plan = plan_of((request, 0, 3, False), admitted=(request,), changes=((request, 0),))
+        inputs = packed_inputs(packer, plan, 4)
         assert inputs.wants_prompt_logprobs(0) == (request is old)

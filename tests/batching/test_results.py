@@ -65,3 +65,19 @@ def test_another_size_is_refused(size: int) -> None:
 def test_another_dtype_is_refused() -> None:
     with pytest.raises(ValueError, match="int64"):
         StepResults(np.zeros(LAYOUT.size, np.int64), LAYOUT)
+
+
+def test_the_steps_of_a_chain_stand_behind_each_other() -> None:
+    layout = ResultLayout(LAYOUT.shape, LAYOUT.max_logprobs, max_steps=3)
+    assert layout.size == 3 * LAYOUT.size
+    packed = np.arange(layout.size, dtype=np.int32)
+    results = StepResults(packed, layout)
+    assert results.token_ids == results.step(0).token_ids == [0, 1]
+    assert results.step(2).token_ids == [2 * LAYOUT.size, 2 * LAYOUT.size + 1]
+    alone = StepResults(packed[LAYOUT.size : 2 * LAYOUT.size], LAYOUT)
+    for name in SHAPES:
+        assert np.array_equal(
+            results.step(1).field(name).view(np.int32), alone.field(name).view(np.int32)
+        )
+    with pytest.raises(ValueError, match="expected"):
+        StepResults(packed[: LAYOUT.size], layout)

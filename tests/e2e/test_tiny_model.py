@@ -140,20 +140,20 @@ def test_shared_prefixes_give_the_same_tokens_and_are_computed_once(
 
 
 def test_dense_forward_equals_transformers(tiny_prompts: list[ReferencePrompt]) -> None:
-    """The plain forward without cache or chunks, which also unrolls the layers."""
+    """The flax module: the plain forward without cache or chunks, which also unrolls the layers."""
     import jax
     import jax.numpy as jnp
 
-    from fastgen_jax.models.decoder import Decoder, dense_logits
+    from fastgen_jax.models.module import DecoderModule
     from fastgen_jax.models.weights.checkpoint import open_checkpoint
 
     with open_checkpoint(TINY_MODEL) as checkpoint:
         weights = {
             name: jnp.asarray(values) for name, values in checkpoint.tensors(np.dtype("float32"))
         }
-        model = Decoder(checkpoint.config, weights)
+        model = DecoderModule(checkpoint.config, weights)
     for prompt in tiny_prompts:
-        logits = dense_logits(model, jnp.asarray(prompt.prompt_token_ids, jnp.int32))
+        logits = model(jnp.asarray(prompt.prompt_token_ids, jnp.int32))
         np.testing.assert_allclose(
             np.asarray(jax.nn.log_softmax(logits[-1])),
             prompt.first_token_logprobs,

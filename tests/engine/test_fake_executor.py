@@ -22,12 +22,13 @@ PROMPTS = ([7], [1, 2, 3, 4, 5])
 Fields = dict[str, np.ndarray]
 
 
-def make_executor(*, check: bool = True) -> FakeExecutor:
+def make_executor(*, check: bool = True, max_chained_steps: int = 1) -> FakeExecutor:
     executor = FakeExecutor(
         limits=LIMITS,
         num_blocks=9,
         block_size=4,
         max_blocks_per_seq=4,
+        max_chained_steps=max_chained_steps,
         next_token=lambda history: len(history) + 10,
         check=check,
     )
@@ -46,7 +47,7 @@ def first_step() -> tuple[np.ndarray, Fields]:
         name: packed[LAYOUT.slices[name]].reshape(shape) for name, shape in LAYOUT.fields.items()
     }
     fields["num_rows"][...] = 2
-    fields["num_single_rows"][...] = 1
+    fields["num_single_rows"][...] = fields["num_steps"][...] = 1
     fields["device_row"][:2] = 0, 1
     fields["query_start"][:2] = 0, 1
     fields["query_len"][:2] = fields["kv_len"][:2] = 1, 5
@@ -77,6 +78,8 @@ SPOILERS: dict[str, Callable[[Fields], object]] = {
     "starts at 1 after 0": lambda f: f["kv_len"].put([1], [6]),
     "rows in a step": lambda f: f["num_rows"].fill(5),
     "unknown flags": lambda f: f["flags"].put([0], [4]),
+    "0 steps": lambda f: f["num_steps"].fill(0),
+    "a chunk in a chain": lambda f: f["num_steps"].fill(2),
 }
 
 
@@ -92,7 +95,8 @@ def decode_step(*, table: list[int]) -> np.ndarray:
     """The next token of the first row."""
     packed, fields = first_step()
     packed[:] = 0
-    fields["num_rows"][...] = fields["num_single_rows"][...] = 1
+    for name in ("num_rows", "num_single_rows", "num_steps"):
+        fields[name][...] = 1
     fields["query_len"][0], fields["kv_len"][0], fields["flags"][0] = 1, 2, 1
     fields["block_tables"][0, : len(table)] = table
     return packed
@@ -106,6 +110,39 @@ def test_a_stale_table_is_noticed(table: list[int], problem: str) -> None:
     executor.launch(SHAPE, first_step()[0])
     with pytest.raises(AssertionError, match=problem):
         executor.launch(SHAPE, decode_step(table=table)).read()
+
+
+def spoilt_chain(problem: str) -> np.ndarray:
+    """A decode of two steps, or what isn't one."""
+    packed = decode_step(table=[3, 6])
+    fields = {name: packed[part] for name, part in LAYOUT.slices.items()}
+    fields["num_steps"][...] = 2
+    if problem == "don't draw":
+        fields["flags"][0] = 0
+    elif problem.endswith("need 2 blocks"):
+        fields["num_steps"][...] = 4
+        fields["block_tables"][1] = 0
+    return packed
+
+
+@pytest.mark.parametrize(
+    ("problem", "at_most"),
+    [("2 steps, at most 1", 1), ("don't draw", 4), ("5 tokens need 2 blocks", 4)],
+)
+def test_a_wrong_chain_is_noticed(problem: str, at_most: int) -> None:
+    executor = make_executor(max_chained_steps=at_most)
+    executor.launch(SHAPE, first_step()[0])
+    with pytest.raises(AssertionError, match=problem):
+        executor.launch(SHAPE, spoilt_chain(problem)).read()
+
+
+def test_a_chain_draws_a_token_per_row_and_step() -> None:
+    executor = make_executor(max_chained_steps=4)
+    executor.launch(SHAPE, first_step()[0])
+    packed = decode_step(table=[3, 6])
+    packed[LAYOUT.slices["num_steps"]] = 4
+    results = executor.launch(SHAPE, packed).read()
+    assert [results.step(index).token_ids[0] for index in range(4)] == [12, 13, 14, 15]
 
 
 def test_inputs_changed_after_the_launch_are_seen() -> None:
@@ -137,7 +174,7 @@ def test_an_engine_that_breaks_a_claim_fails_loudly(monkeypatch: pytest.MonkeyPa
     launch = engine.executor.launch
 
     def spoilt(shape: StepShape, packed: np.ndarray) -> object:
-        packed[2] = 1  # device_row of the first row
+        packed[InputLayout(shape, 16).slices["device_row"].start] = 1  # of the first row
         return launch(shape, packed)
 
     monkeypatch.setattr(engine.executor, "launch", spoilt)

@@ -97,6 +97,7 @@ def engines(draw: st.DrawFn, faults: Faults | None) -> FakeEngine:
         block_size=block_size,
         num_blocks=draw(st.integers(4, 20)) * 4 // block_size + 3,
         chunk_multiple=draw(st.sampled_from([1, 2, 4])),
+        max_chained_steps=draw(st.sampled_from([1, 2, 4, 7])),
         enable_prefix_caching=draw(st.sampled_from([True, True, False])),
         vocab_size=VOCAB,
         max_logprobs=MAX_LOGPROBS,
@@ -239,6 +240,10 @@ def test_each_request_runs_as_if_alone(
     assert metrics.scheduler.num_free_blocks == metrics.scheduler.num_blocks, "blocks leaked"
     assert sum(metrics.num_finished.values()) == len(completions)
     assert metrics.num_output_tokens == sum(c.request.num_output_tokens for c in completions)
-    assert metrics.num_steps == len(engine.executor.shapes)
-    launched = sum(shape.num_tokens for shape in engine.executor.shapes)
+    executor = engine.executor
+    if max(executor.chain_lengths, default=0) > 1:
+        event("chained")
+    assert metrics.num_steps == sum(executor.chain_lengths)
+    chains = zip(executor.shapes, executor.chain_lengths, strict=True)
+    launched = sum(shape.num_tokens * length for shape, length in chains)
     assert metrics.num_step_tokens + metrics.num_padding_tokens == launched

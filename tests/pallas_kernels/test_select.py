@@ -11,6 +11,7 @@ from pallas_kernels import (
     A100,
     CPU,
     H100,
+    AttentionNative,
     AttentionShape,
     HopperConfig,
     ReferenceConfig,
@@ -19,6 +20,8 @@ from pallas_kernels import (
     select_config,
     target_of,
 )
+from pallas_kernels import target as target_module
+from pallas_kernels.native import native_obstacle
 from pallas_kernels.ragged_paged_attention.heuristics import shared_bytes
 from pallas_kernels.ragged_paged_attention.units import max_units, num_slots
 
@@ -38,7 +41,8 @@ LLAMA = AttentionShape(
 def test_the_best_for_each_device() -> None:
     assert isinstance(select_config(LLAMA, H100), HopperConfig)
     assert isinstance(select_config(LLAMA, A100), TritonConfig)
-    assert isinstance(select_config(LLAMA, CPU), ReferenceConfig)
+    on_cpu = AttentionNative if native_obstacle() is None else ReferenceConfig
+    assert isinstance(select_config(LLAMA, CPU), on_cpu)
     volta = Target(platform="gpu", compute_capability=(7, 0), num_sms=80, shared_memory=98304)
     assert isinstance(select_config(LLAMA, volta), ReferenceConfig)
 
@@ -96,6 +100,7 @@ def test_splits_follow_from_static_sizes() -> None:
         ("mosaic_gpu", {"head_dim": 72}, H100, "head_dim 64, 80.*not 72"),
         ("mosaic_gpu", {"page_size": 8}, H100, "page_size 16.*not 8"),
         ("mosaic_gpu", {"num_heads": 136}, H100, "up to 16 query heads.*not 17"),
+        ("native", {}, H100, "runs on a CPU, this is 'gpu'"),
         ("cuda", {}, H100, "unknown"),
     ],
 )
@@ -104,6 +109,43 @@ def test_a_named_one_fails_with_the_reason(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         select_config(replace(LLAMA, **change), target, implementation=implementation)
+
+
+@pytest.fixture
+def with_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the native kernels had been built."""
+    monkeypatch.setattr(target_module, "native_obstacle", lambda: None)
+
+
+@pytest.mark.usefixtures("with_native")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dtype": "float16"}, "bfloat16 or float32, not float16"),
+        ({"kv_dtype": "int8"}, "pages of .*, not int8"),
+        ({"head_dim": 60}, "multiples of 8 up to 256, not 60"),
+        ({"head_dim": 264}, "multiples of 8 up to 256, not 264"),
+        ({"num_heads": 97 * 8}, "up to 96 query heads a kv head, not 97"),
+    ],
+)
+def test_what_the_native_kernel_cannot_do(change: dict[str, object], words: str) -> None:
+    shape = replace(LLAMA, **change)
+    assert isinstance(select_config(shape, CPU), ReferenceConfig)
+    with pytest.raises(ValueError, match=words):
+        select_config(shape, CPU, implementation="native")
+
+
+@pytest.mark.usefixtures("with_native")
+def test_the_native_kernel_takes_any_page_and_float32() -> None:
+    shape = replace(LLAMA, page_size=7, head_dim=8, dtype="float32", kv_dtype="float8_e5m2")
+    assert isinstance(select_config(shape, CPU), AttentionNative)
+
+
+def test_a_machine_without_native_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_module, "native_obstacle", lambda: "no compiler")
+    assert isinstance(select_config(LLAMA, CPU), ReferenceConfig)
+    with pytest.raises(ValueError, match=r'implementation="native".*here: no compiler'):
+        select_config(LLAMA, CPU, implementation="native")
 
 
 def test_heads_that_cannot_be_grouped_are_refused() -> None:

@@ -16,6 +16,7 @@ from fastgen_jax.batching import StepResults, StepShape
 from fastgen_jax.batching.inputs import ROW_FLAG_SAMPLES
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder
+from fastgen_jax.models.dense import DenseWeights
 from fastgen_jax.models.registry import expected_shapes
 from fastgen_jax.models.weights.checkpoint import open_checkpoint
 from fastgen_jax.runtime.abstract import AbstractStep, abstract_step
@@ -56,7 +57,7 @@ def test_a_prompt_and_its_next_token(unroll_layers: bool) -> None:
     values = {"num_rows": 1, "device_row": 1, "query_len": 5, "kv_len": 5}
     for name, value in {**values, "flags": ROW_FLAG_SAMPLES, "block_tables": 3}.items():
         packed[spec.inputs.slices[name].start] = value
-    split = SplitModel.of(Decoder(config, weights))
+    split = SplitModel.of(Decoder(config, DenseWeights(weights)))
     step = jax.jit(build_step(split, spec))
     pages, rows, out = step(split.leaves, spec.cache.zeros(), rows, jnp.asarray(packed))
     results = StepResults(np.asarray(out), spec.results)

@@ -65,9 +65,12 @@ class FakeDevice:
         before = self._running()
         plan = self.scheduler.schedule()
         self.check_plan(plan, before)
-        self._write(plan)
-        self._read_back(plan)
-        self.in_flight.append(self._sample(plan))
+        sampled: list[tuple[Request, int]] = []
+        for step in range(plan.chain_length):
+            self._write(plan, step)
+            self._read_back(plan, step)
+            sampled += self._sample(plan, step)
+        self.in_flight.append(sampled)
         self.scheduler.check()
         return plan
 
@@ -113,6 +116,10 @@ class FakeDevice:
         assert set(running_before) <= set(decided), "a running request has no reason"
         assert all(request in ran for request in plan.admitted)
         assert not set(plan.admitted) & {victim for victim, _ in plan.preempted}
+        assert 1 <= plan.chain_length <= config.max_chained_steps
+        if plan.chain_length > 1:
+            assert not self.scheduler.num_waiting, "somebody waits for a chain's end"
+            assert plan.num_decode_tokens == plan.num_tokens, "a chain of more than decodes"
         if self.scheduler.num_waiting > len(plan.preempted):
             assert any(r.state is RequestState.WAITING for r, _ in plan.waits), "nobody told why"
         decodes = [d for d in plan.decisions if d.reason is Reason.DECODE]
@@ -125,34 +132,34 @@ class FakeDevice:
     def _running(self) -> list[Request]:
         return [r for r in self.requests.values() if r.state is RequestState.RUNNING]
 
-    def _write(self, plan: StepPlan) -> None:
+    def _write(self, plan: StepPlan, step: int = 0) -> None:
         """All writes of a step come before its reads, as in every layer of a model."""
         size = self.config.block_size
         written: set[tuple[int, int]] = set()
         for row in plan.rows:
             history = self.histories[row.request.request_id]
-            for position in range(row.start, row.start + row.num_tokens):
+            for position in range(row.start + step, row.start + step + row.num_tokens):
                 place = (row.request.block_ids[position // size], position % size)
                 assert place not in written, "two rows write one slot"
                 assert place[0] != 0, "a row writes the null block"
                 written.add(place)
                 self.slots[place] = (row.request.cache_salt, tuple(history[: position + 1]))
 
-    def _read_back(self, plan: StepPlan) -> None:
+    def _read_back(self, plan: StepPlan, step: int = 0) -> None:
         size = self.config.block_size
         for row in plan.rows:
             request = row.request
             history = self.histories[request.request_id]
-            for position in range(row.start + row.num_tokens):
+            for position in range(row.start + step + row.num_tokens):
                 place = (request.block_ids[position // size], position % size)
                 expected = (request.cache_salt, tuple(history[: position + 1]))
                 assert self.slots.get(place) == expected, "a row reads another one's cache"
 
-    def _sample(self, plan: StepPlan) -> list[tuple[Request, int]]:
+    def _sample(self, plan: StepPlan, step: int) -> list[tuple[Request, int]]:
         sampled: list[tuple[Request, int]] = []
         for row in plan.rows:
             history = self.histories[row.request.request_id]
-            assert row.samples == (row.start + row.num_tokens == len(history))
+            assert row.samples == (row.start + step + row.num_tokens == len(history))
             if row.samples:
                 history.append(next_token(row.request.seed, history))
                 sampled.append((row.request, history[-1]))

@@ -107,3 +107,31 @@ def test_a_policy_without_ranks_orders_the_whole_queue() -> None:
     for request in requests:
         queue.add(request)
     assert ids(list(queue.in_order())) == "120"
+
+
+class CountingAnswers(Answers):
+    """Counts how often it is asked for an order."""
+
+    num_asked = 0
+
+    def order(self, candidates: Sequence[RequestView]) -> Sequence[RequestView]:
+        self.num_asked += 1
+        return candidates[::-1]
+
+
+def test_a_policy_without_ranks_is_asked_again_only_when_something_changed() -> None:
+    requests = make_requests(0, 0, 0)
+    policy = CountingAnswers(())
+    queue = WaitingQueue(PolicyGuard(policy))
+    for request in requests[:2]:
+        queue.add(request)
+    for _ in range(5):
+        assert ids(list(queue.in_order())) == "10"
+    assert policy.num_asked == 1
+    queue.add(requests[2])
+    assert ids(list(queue.in_order())) == "210"
+    queue.remove(requests[1])
+    assert ids(list(queue.in_order())) == "20"
+    queue.forget_order()
+    assert ids(list(queue.in_order())) == "20"
+    assert policy.num_asked == 4

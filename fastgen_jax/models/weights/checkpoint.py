@@ -15,7 +15,15 @@ from fastgen_jax.models.registry import expected_shapes, family_of_gguf, family_
 from fastgen_jax.models.weights.family import WeightMap
 from fastgen_jax.models.weights.gguf import GgufFile
 from fastgen_jax.models.weights.loading import TensorLoad, load_tensors
+from fastgen_jax.models.weights.packing import (
+    Packing,
+    Stack,
+    choose_packing,
+    stack_of,
+    stack_shapes,
+)
 from fastgen_jax.models.weights.safetensors import HuggingFaceDirectory
+from fastgen_jax.models.weights.stacks import load_stacks
 from fastgen_jax.models.weights.stored import DOWNLOAD_AGAIN, StoredTensor
 
 _DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
@@ -64,6 +72,35 @@ class Checkpoint:
                 value=str(wanted),
                 remedy=f"use {' or '.join(str(choice) for choice in _DTYPES)}",
             )
+        self._check_open()
+        return load_tensors(self._loads, wanted)
+
+    def packing(self, *, dtype: str, quantization: str | None) -> Packing:
+        """Return the format of every matrix; see ``choose_packing``.
+
+        Raises ConfigError for an unknown dtype or quantization, and for "gguf" where nothing is
+        stored in a packed form.
+        """
+        encodings: dict[str, set[str]] = {}
+        for load in self._loads:
+            name, _ = stack_of(load.placement.name)
+            encodings.setdefault(name, set()).add(load.stored.encoding.name)
+        return choose_packing(
+            self.config, dtype=dtype, quantization=quantization, encodings=encodings
+        )
+
+    def stacks(self, packing: Packing) -> Iterator[tuple[str, Stack]]:
+        """Yield (name, stack of all layers) for every name of ``stack_shapes``, in its order.
+
+        Matrices come as PackedMatrix of numpy arrays, norms as [L, E] or [E]. Stacks come one at a
+        time; while the caller uses one, the next is prepared. Raises CheckpointError for bytes that
+        can't be read, values that aren't finite, or a closed checkpoint, and ConfigError for values
+        that a format can't hold.
+        """
+        self._check_open()
+        return load_stacks(self._loads, stack_shapes(self.config, packing.dtype, packing.formats))
+
+    def _check_open(self) -> None:
         if any(file.closed for file in self._opened.files):
             raise CheckpointError(
                 "the checkpoint is closed",
@@ -71,7 +108,6 @@ class Checkpoint:
                 value=self.source,
                 remedy="open it again",
             )
-        return load_tensors(self._loads, wanted)
 
     def close(self) -> None:
         """Close the files; closing twice is harmless."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,14 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastgen_jax.errors import CheckpointError
+from fastgen_jax.models.weights.aligned import aligned_empty
 from fastgen_jax.models.weights.family import TensorPlacement
 from fastgen_jax.models.weights.stored import StoredTensor
 
 # Values a thread handles at a time: small enough that a piece and its temporaries stay in the
 # processor's cache, large enough that numpy's calls cost little; the best of 24 k to 880 k tried.
-_PIECE_VALUES = 1 << 18
+PIECE_VALUES = 1 << 18
 _MAX_THREADS = 8
-_ALIGNMENT = 64  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,19 @@ class TensorLoad:
     placement: TensorPlacement
     stored: StoredTensor
     shape: tuple[int, ...]
+
+    def decode_finite(self, raw: np.ndarray) -> np.ndarray:
+        """Return the values of raw lines; CheckpointError where any isn't finite."""
+        values = self.stored.encoding.decode(raw)
+        if not np.isfinite(values).all():
+            raise self.not_finite()
+        return values
+
+    def not_finite(self) -> CheckpointError:
+        """Return the error about values that are infinite or not a number."""
+        return self.stored.file.damaged(
+            f"tensor {self.stored.name!r} has values that are infinite or not a number"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +55,7 @@ def load_tensors(loads: Sequence[TensorLoad], dtype: np.dtype) -> Iterator[tuple
     While the caller uses one tensor the next one is prepared, so two are in memory at a time.
     Raises CheckpointError for unreadable bytes and for values that aren't finite.
     """
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="fastgen-weights")
+    executor = ThreadPoolExecutor(num_threads(), thread_name_prefix="fastgen-weights")
     try:
         pending: _Pending | None = None
         for load in loads:
@@ -57,8 +69,13 @@ def load_tensors(loads: Sequence[TensorLoad], dtype: np.dtype) -> Iterator[tuple
         executor.shutdown(wait=True, cancel_futures=True)
 
 
+def num_threads() -> int:
+    """Return how many threads prepare weights."""
+    return min(_MAX_THREADS, os.cpu_count() or 1)
+
+
 def _start(load: TensorLoad, dtype: np.dtype, executor: ThreadPoolExecutor) -> _Pending:
-    values = _aligned_empty(load.shape, dtype)
+    values = aligned_empty(load.shape, dtype)
     num_lines = load.stored.num_lines
     length = _piece_lines(load)
     pieces = [
@@ -66,17 +83,6 @@ def _start(load: TensorLoad, dtype: np.dtype, executor: ThreadPoolExecutor) -> _
         for first in range(0, num_lines, length)
     ]
     return _Pending(load.placement.name, values, pieces)
-
-
-def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an uninitialized array that starts at a multiple of 64 bytes.
-
-    JAX takes such an array on a CPU as it is; any other one it copies.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def _finish(pending: _Pending) -> tuple[str, np.ndarray]:
@@ -87,7 +93,7 @@ def _finish(pending: _Pending) -> tuple[str, np.ndarray]:
 
 def _piece_lines(load: TensorLoad) -> int:
     """Return how many lines make a piece: whole heads where their lines change places."""
-    lines = max(1, _PIECE_VALUES // load.stored.line_values)
+    lines = max(1, PIECE_VALUES // load.stored.line_values)
     head = load.placement.interleaved_head_dim or 1
     return max(1, lines // head) * head
 
@@ -97,12 +103,7 @@ def _load_piece(load: TensorLoad, values: np.ndarray, first: int, count: int) ->
     raw = load.stored.read_lines(first, count)
     if load.placement.interleaved_head_dim:
         raw = deinterleave(raw, load.placement.interleaved_head_dim)
-    piece = load.stored.encoding.decode(raw)
-    if not np.isfinite(piece).all():
-        raise load.stored.file.damaged(
-            f"tensor {load.stored.name!r} has values that are infinite or not a number"
-        )
-    piece = piece.astype(values.dtype, copy=False)
+    piece = load.decode_finite(raw).astype(values.dtype, copy=False)
     if load.placement.transpose:
         _bits(values)[:, first : first + count] = _bits(piece).T
     else:

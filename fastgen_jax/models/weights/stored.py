@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from fastgen_jax.errors import CheckpointError
+from fastgen_jax.models.weights.blocks import BLOCK_DECODERS
 
 DOWNLOAD_AGAIN = "download the file again"
 
@@ -34,13 +35,15 @@ class Encoding:
         """
         if self.dtype is not None:
             return raw.view(self.dtype)
-        # Imported here as it takes half a second, which other checkpoints needn't wait for.
-        import gguf.quants
+        with np.errstate(all="ignore"):  # numbers that aren't finite are for the caller to find
+            if self.name in BLOCK_DECODERS:
+                blocks = raw.reshape(len(raw), -1, self.group_bytes)
+                return BLOCK_DECODERS[self.name](blocks).reshape(len(raw), -1)
+            # Imported here as it takes half a second, which other checkpoints needn't wait for.
+            import gguf.quants
 
-        quantization = getattr(gguf.quants, self.name)
-        # gguf.dequantize works in pieces of 16 lines, three times slower than a whole piece.
-        with np.errstate(all="ignore"):
-            return quantization.dequantize_rows(raw)
+            # gguf.dequantize works in pieces of 16 lines, three times slower than a whole piece.
+            return getattr(gguf.quants, self.name).dequantize_rows(raw)
 
 
 F32 = Encoding(name="F32", group_values=1, group_bytes=4, dtype=np.dtype("<f4"))

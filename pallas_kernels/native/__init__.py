@@ -1,0 +1,17 @@
+"""The native CPU kernels as one library: built where there is a C++ compiler, found, loaded."""
+
+from pallas_kernels.native.build import source_digest
+from pallas_kernels.native.library import (
+    NativeLibrary,
+    native_library,
+    native_obstacle,
+    set_num_threads,
+)
+
+__all__ = [
+    "NativeLibrary",
+    "native_library",
+    "native_obstacle",
+    "set_num_threads",
+    "source_digest",
+]

@@ -1,0 +1,96 @@
+"""The native product against the shared contract, and on any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels.linear import FormatName, LinearNative, linear
+from pallas_kernels.native import native_obstacle, set_num_threads
+from pallas_kernels.native.library import usable_cores
+from tests.pallas_kernels.linear_contract import (
+    LinearContract,
+    LinearInputs,
+    Scenario,
+    check,
+    make_inputs,
+)
+
+pytestmark = pytest.mark.skipif(
+    native_obstacle() is not None, reason=f"no native kernels: {native_obstacle()}"
+)
+
+
+def multiply(scenario: Scenario, inputs: LinearInputs) -> tuple[np.ndarray, ...]:
+    def call(inputs: LinearInputs) -> tuple[jax.Array, ...]:
+        return linear(
+            inputs.x,
+            inputs.matrices,
+            layer=inputs.layer,
+            num_tokens=inputs.num_tokens,
+            norm=inputs.norm,
+            residual=inputs.residual,
+            gated=scenario.gated,
+            out_dtype=scenario.out_dtype,
+            config=LinearNative(),
+        )
+
+    results = tuple(np.array(result) for result in call(inputs))
+    for result in results:
+        result[scenario.used.stop :] = 0  # what lies there isn't even a number at times
+    return results
+
+
+class TestNative(LinearContract):
+    is_same_in_any_shape: ClassVar[bool] = True
+
+    def multiply(self, scenario: Scenario, inputs: LinearInputs) -> tuple[np.ndarray, ...]:
+        return multiply(scenario, inputs)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    yield
+    set_num_threads(usable_cores())
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("rows", [1, 4, 40])
+@pytest.mark.parametrize("format", ["bfloat16", "q4_1", "int8"])
+def test_threads_do_not_change_a_bit(format: FormatName, rows: int) -> None:
+    scenario = Scenario(format=format, rows=rows, out_features=(90, 90), gated=True, has_norm=True)
+    inputs = make_inputs(scenario)
+    results = []
+    for count in (1, 2, 5):
+        set_num_threads(count)
+        results.append(multiply(scenario, inputs)[0])
+    np.testing.assert_array_equal(results[0], results[1], strict=True)
+    np.testing.assert_array_equal(results[0], results[2], strict=True)
+
+
+def test_many_rows_of_a_deep_matrix() -> None:
+    """Rows and depth that take the kernel more than one round of its blocks."""
+    scenario = Scenario(
+        format="q4_1", rows=600, in_features=1312, out_features=(40,), num_layers=1, layer=0
+    )
+    inputs = make_inputs(scenario)
+    seen = multiply(scenario, inputs)
+    check(seen, scenario, inputs)
+    first = make_inputs(scenario)
+    (alone,) = multiply(
+        Scenario(format="q4_1", rows=1, in_features=1312, out_features=(40,)),
+        LinearInputs(
+            x=first.x[500:501],
+            matrices=first.matrices,
+            layer=jnp.int32(0),
+            num_tokens=jnp.int32(1),
+            norm=None,
+            residual=None,
+        ),
+    )
+    np.testing.assert_array_equal(seen[0][500], alone[0], strict=True)

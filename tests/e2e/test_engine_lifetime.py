@@ -115,12 +115,15 @@ def test_nan_fails_one_request_and_spares_the_others(
     assert sound, "a reference without the poisoned token is needed"
     with LLM(TINY_MODEL, **tiny_settings) as llm:
         executor = llm._engine._executor
-        shape = (llm.model_config.vocab_size, llm.model_config.hidden_size)
-        # Two matrices have this shape: the embedding, and the head, whose row 13 would poison
+        vocab, width = llm.model_config.vocab_size, llm.model_config.hidden_size
+        dense, packed = (vocab, width), (1, -(-vocab // 16), width, 16)
+        # Two matrices have such a shape: the embedding, and the head, whose row 13 would poison
         # everyone; the embedding comes first in the model's order of names.
-        places = [i for i, leaf in enumerate(executor._leaves) if leaf.shape == shape]
+        shapes = [leaf.shape for leaf in executor._leaves]
+        place = next(i for i, shape in enumerate(shapes) if shape in (dense, packed))
+        row = poison if shapes[place] == dense else (0, poison // 16, slice(None), poison % 16)
         leaves = list(executor._leaves)
-        leaves[places[0]] = leaves[places[0]].at[poison].set(jnp.nan)
+        leaves[place] = leaves[place].at[row].set(jnp.nan)
         executor._leaves = tuple(leaves)
         prompts = [[1, poison, 2], sound[0].prompt_token_ids, [3, poison]]
         for _ in range(3):  # again, so that failed requests' blocks are reused

@@ -23,6 +23,7 @@ from fastgen_jax.errors import ConfigError
 from pallas_kernels.kv_write import (
     KvWriteConfig,
     KvWriteMosaic,
+    KvWriteNative,
     KvWriteReference,
     KvWriteShape,
     KvWriteTriton,
@@ -31,6 +32,7 @@ from pallas_kernels.kv_write import (
 )
 from pallas_kernels.kv_write.api import write_kv
 from pallas_kernels.kv_write.triton import write_kv_triton
+from pallas_kernels.native import native_obstacle
 from pallas_kernels.target import A100, CPU, H100
 from tests.pallas_kernels.kv_write_contract import (
     ALL_KINDS,
@@ -247,7 +249,9 @@ SHAPE = KvWriteShape(
 def test_selection_follows_the_device() -> None:
     assert isinstance(select_write_config(SHAPE, H100), KvWriteMosaic)
     assert isinstance(select_write_config(SHAPE, A100), KvWriteTriton)
-    assert select_write_config(SHAPE, CPU) == KvWriteReference()
+    native = KvWriteNative() if native_obstacle() is None else KvWriteReference()
+    assert select_write_config(SHAPE, CPU) == native
+    assert select_write_config(SHAPE, CPU, implementation="xla") == KvWriteReference()
     named = select_write_config(SHAPE, H100, implementation="xla")
     assert named == KvWriteReference(drop_padding=True)
 

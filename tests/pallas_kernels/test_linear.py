@@ -17,6 +17,7 @@ from pallas_kernels.linear import (
     LinearReference,
     PackedMatrix,
     linear,
+    select,
     select_linear_config,
 )
 from pallas_kernels.target import CPU, H100
@@ -166,7 +167,7 @@ class TestChoice:
         self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     ) -> str | None:
         """Why there are no native kernels, if there are none."""
-        monkeypatch.setattr("pallas_kernels.linear.select.native_obstacle", lambda: request.param)
+        monkeypatch.setattr(select, "native_obstacle", lambda: request.param)
         return request.param
 
     def test_the_best_on_a_cpu(self, obstacle: str | None) -> None:

@@ -28,13 +28,13 @@ class FakeClock:
         return [9.0, self._seconds[type(config)]]
 
 
-def weights(
-    linear: LinearConfig = LinearNative(), quantization: str | None = None
-) -> PackedWeights:
-    source = packed_source(
-        model_config(tied=True), linear, dtype="float32", quantization=quantization
-    )
-    return source.abstract()
+def weights(linear: LinearConfig | None = None, quantization: str | None = None) -> PackedWeights:
+    return packed_source(
+        model_config(tied=True),
+        linear or LinearNative(),
+        dtype="float32",
+        quantization=quantization,
+    ).abstract()
 
 
 def choose(clock: FakeClock, folder: Path | None, **changes: object) -> LinearConfig:

@@ -17,13 +17,16 @@ from pallas_kernels import (
     A100,
     CPU,
     H100,
+    AttentionNative,
     HopperConfig,
     KvWriteMosaic,
+    KvWriteNative,
     KvWriteReference,
     KvWriteTriton,
     ReferenceConfig,
     TritonConfig,
 )
+from pallas_kernels.native import native_obstacle
 
 MODEL = SHAPES["llama-3.1-8b"]
 SPEC = StepSpec(
@@ -34,12 +37,17 @@ SPEC = StepSpec(
 )
 
 
+needs_native = pytest.mark.skipif(native_obstacle() is not None, reason=str(native_obstacle()))
+needs_no_native = pytest.mark.skipif(native_obstacle() is None, reason="the kernels are there")
+
+
 @pytest.mark.parametrize(
     ("target", "attention", "kv_write", "groups"),
     [
         (H100, HopperConfig, KvWriteMosaic, 8),
         (A100, TritonConfig, KvWriteTriton, 8),
-        (CPU, ReferenceConfig, KvWriteReference, 1),
+        pytest.param(CPU, AttentionNative, KvWriteNative, 1, marks=needs_native),
+        pytest.param(CPU, ReferenceConfig, KvWriteReference, 1, marks=needs_no_native),
     ],
 )
 def test_a_device_gets_its_kernels(target, attention, kv_write, groups) -> None:
@@ -66,5 +74,6 @@ def test_one_that_cannot_serve_is_refused() -> None:
 
 
 def test_only_gpus_have_options() -> None:
-    assert compiler_options("cpu") == {}
+    assert compiler_options("tpu") == {}
+    assert "xla_cpu_parallel_codegen_split_count" in compiler_options("cpu")
     assert compiler_options("gpu")["xla_gpu_dot_merger_threshold_mb"] == "0"

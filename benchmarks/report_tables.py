@@ -60,6 +60,23 @@ def offline_throughput(content: Content) -> str:
     return text
 
 
+def quantization_quality(content: Content) -> str:
+    """Perplexity of each way of keeping the weights, and how far it is from float32's."""
+    rows = [
+        [
+            one["quantization"] or one["dtype"],
+            one["order"],
+            one["dtype"],
+            f"{one['perplexity']:.2f}",
+            f"{one['relative_change']:+.2%}",
+            f"{one['weight_bytes'] / 1e6:.0f}",
+        ]
+        for one in content["variants"]
+    ]
+    head = ["weights", "features", "activations", "perplexity", "change", "MB"]
+    return table(head, rows)
+
+
 def single_stream(content: Content) -> str:
     """Engines, their decode rate, time to the first token and share of the memory's rate."""
     ratios: Content = content["ratios"]
@@ -222,5 +239,6 @@ RENDERERS: dict[str, Callable[[Content], str]] = {
     "step_gap": step_gap,
     "host_time": host_time,
     "prefix_cache": prefix_cache,
+    "quantization_quality": quantization_quality,
     "step_profile": step_profile,
 }

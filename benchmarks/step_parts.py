@@ -34,6 +34,7 @@ from fastgen_jax.sampling import (
 )
 from pallas_kernels import (
     AttentionOptions,
+    LayerPages,
     RaggedBatch,
     plan_work,
     ragged_paged_attention,
@@ -107,14 +108,14 @@ class StepParts:
             work = plan_work(batch, shape=shape, config=config)
 
             def layer(index: LayerIndex, q: Array) -> Array:
-                pool, first_page = self._place(index)
+                pool, layer_pages = self._place(index)
                 return ragged_paged_attention(
                     q,
                     pages[2 * pool],
                     pages[2 * pool + 1],
                     work,
                     rotation=rotation,
-                    first_page=first_page,
+                    layer_pages=layer_pages,
                     options=AttentionOptions(scale=cache.head_dim**-0.5),
                     config=config,
                 )
@@ -132,16 +133,17 @@ class StepParts:
             rotation = self._rotation(positions)
 
             def layer(index: LayerIndex, pages: Pages) -> Pages:
-                pool, first = self._place(index)
+                pool, layer_pages = self._place(index)
                 written = write_kv(
                     pages[2 * pool],
                     pages[2 * pool + 1],
                     k,
                     v,
-                    page_ids + first,
+                    page_ids,
                     slots,
                     rotation=rotation,
                     num_tokens=num_tokens,
+                    layer_pages=layer_pages,
                     config=self.spec.kv_write,
                 )
                 return (*pages[: 2 * pool], *written, *pages[2 * pool + 2 :])
@@ -200,11 +202,11 @@ class StepParts:
     def _heads(self, count: int) -> Float[Array, "T H D"]:
         return self._random((self.spec.shape.num_tokens, count, self._model.head_dim))
 
-    def _place(self, layer: LayerIndex) -> tuple[int, Array]:
-        """The layer's pool and its first page in it, as runtime.cache lays them out."""
+    def _place(self, layer: LayerIndex) -> tuple[int, LayerPages | None]:
+        """The layer's pool and its pages in it, as runtime.cache lays them out."""
         if isinstance(layer, int):
-            return layer, jnp.int32(0)
-        return 0, layer * jnp.int32(self.spec.cache.num_blocks)
+            return layer, None
+        return 0, LayerPages(layer=layer, pages_per_layer=self.spec.cache.num_blocks)
 
     def _for_layers(self, layer: Callable[[LayerIndex, Any], Any], carry: Any) -> Any:
         if not self.spec.cache.unroll_layers:

@@ -26,7 +26,7 @@ from benchmarks.step_parts import StepParts
 from benchmarks.timing import Spread, time_in_turns
 from benchmarks.workload import Mix, Workload, draw_workload
 from fastgen_jax.batching import StepShape
-from fastgen_jax.config import EngineConfig, ResolvedConfig, resolve_config
+from fastgen_jax.config import EngineConfig, ResolvedConfig, resolve_config, usable_cores
 from fastgen_jax.kv.layout import blocks_for
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder
@@ -45,7 +45,7 @@ from fastgen_jax.sampling import RowLimits
 from fastgen_jax.scheduling.config import SchedulerConfig
 from pallas_kernels import target_of
 from pallas_kernels.linear import LinearNative, LinearReference
-from pallas_kernels.native import native_obstacle, set_num_threads, usable_cores
+from pallas_kernels.native import native_obstacle, set_num_threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from pallas_kernels.kv_write import (
     select_write_config,
     write_kv,
 )
+from pallas_kernels.layer_pages import LayerPages
 from pallas_kernels.linear import (
     LinearConfig,
     LinearNative,
@@ -57,6 +58,7 @@ __all__ = [
     "KvWriteReference",
     "KvWriteShape",
     "KvWriteTriton",
+    "LayerPages",
     "LinearConfig",
     "LinearNative",
     "LinearReference",

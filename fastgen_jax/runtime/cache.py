@@ -19,6 +19,7 @@ from pallas_kernels import (
     AttentionOptions,
     AttentionWork,
     KvWriteConfig,
+    LayerPages,
     ragged_paged_attention,
     write_kv,
 )
@@ -116,6 +117,7 @@ def paged_attention(
             where.slots,
             rotation=rotation,
             num_tokens=where.num_tokens,
+            layer_pages=where.layer_pages,
             config=kv_write,
         )
         seen = ragged_paged_attention(
@@ -124,7 +126,7 @@ def paged_attention(
             v_pages,
             where.work,
             rotation=rotation,
-            first_page=where.first_page,
+            layer_pages=where.layer_pages,
             options=AttentionOptions(scale=spec.head_dim**-0.5),
             config=attention,
         )
@@ -141,12 +143,15 @@ def paged_attention(
         cache: Pages,
     ) -> tuple[Float[Array, "T H D"], Pages]:
         if isinstance(layer, int):
-            pool, ids, first = layer, page_ids, None
+            pool, layer_pages = layer, None
         else:
-            pool, first = 0, layer * jnp.int32(spec.num_blocks)
-            ids = page_ids + first
+            pool, layer_pages = 0, LayerPages(layer=layer, pages_per_layer=spec.num_blocks)
         where = _Where(
-            work=work, page_ids=ids, slots=slots, num_tokens=num_tokens, first_page=first
+            work=work,
+            page_ids=page_ids,
+            slots=slots,
+            num_tokens=num_tokens,
+            layer_pages=layer_pages,
         )
         seen, k_pages, v_pages = run(q, k, v, cache[2 * pool], cache[2 * pool + 1], rotation, where)
         return seen, (*cache[: 2 * pool], k_pages, v_pages, *cache[2 * pool + 2 :])
@@ -163,7 +168,7 @@ class _Where:
     page_ids: Int[Array, "T"]
     slots: Int[Array, "T"]
     num_tokens: Int[Array, ""]
-    first_page: Int[Array, ""] | None
+    layer_pages: LayerPages | None
 
 
 def _over_heads(

@@ -12,6 +12,7 @@ from pallas_kernels.kv_write.config import (
 )
 from pallas_kernels.kv_write.reference import Rotation, write_kv_reference
 from pallas_kernels.kv_write.shape import is_fp8
+from pallas_kernels.layer_pages import LayerPages
 
 
 def write_kv(
@@ -26,6 +27,7 @@ def write_kv(
     k_scales: Float[Array, "K"] | None = None,
     v_scales: Float[Array, "K"] | None = None,
     num_tokens: Int[Array, ""] | None = None,
+    layer_pages: LayerPages | None = None,
     config: KvWriteConfig,
 ) -> tuple[Float[Array, "N K S D"], Float[Array, "N K S D"]]:
     """Pages with token t's rotated key and its value at ``[page_ids[t], :, slots[t]]``.
@@ -39,7 +41,8 @@ def write_kv(
     and the rest passes through. None leaves the keys alone. ``k_scales`` and ``v_scales``, float32
     [K], belong to 8-bit pages: a head's numbers are divided by its scale, and what then is out of
     range takes the largest number that there is. ``num_tokens``, int32, says how many tokens there
-    are, the rest being padding: the native kernel leaves it out. None: all. The kernel is imported
+    are, the rest being padding: the native kernel leaves it out. None: all. ``layer_pages`` says
+    which layer's pages to write, of a pool that holds several end to end. The kernel is imported
     when it is called for, so the reference needs no GPU package.
 
     Raises:
@@ -49,6 +52,8 @@ def write_kv(
     _check_rotation(k, rotation)
     _check_scales(k_pages, k_scales, "k_scales")
     _check_scales(v_pages, v_scales, "v_scales")
+    if layer_pages is not None and not isinstance(config, KvWriteNative):
+        page_ids = page_ids + layer_pages.first_page
     arrays = (k_pages, v_pages, k, v, page_ids, slots)
     if isinstance(config, KvWriteMosaic):
         from pallas_kernels.kv_write.mosaic_gpu import write_kv_mosaic
@@ -71,6 +76,7 @@ def write_kv(
             k_scales=k_scales,
             v_scales=v_scales,
             num_tokens=num_tokens,
+            layer_pages=layer_pages,
         )
     return write_kv_reference(
         *arrays, rotation=rotation, k_scales=k_scales, v_scales=v_scales, config=config

@@ -63,7 +63,7 @@ void write_token(const KvWriteArgs& args, int64_t token, float* numbers) {
   const int64_t dim = args.head_dim;
   for (int64_t head = 0; head < args.num_kv_heads; ++head) {
     const int64_t from = (token * args.num_kv_heads + head) * dim;
-    const int64_t place = args.page_ids[token] * args.num_kv_heads + head;
+    const int64_t place = (args.first_page + args.page_ids[token]) * args.num_kv_heads + head;
     const int64_t to = (place * args.page_size + args.slots[token]) * dim;
     widen(args.k, args.dtype, from, dim, numbers);
     if (args.cos != nullptr) {

@@ -22,6 +22,7 @@ struct KvWriteArgs {
   int64_t num_tokens;  // those to write
 
   const int32_t* page_ids;  // [T]
+  int64_t first_page;       // added to every page id
   const int32_t* slots;     // [T]
   const float* cos;         // [T, rotary_half] or null
   const float* sin;

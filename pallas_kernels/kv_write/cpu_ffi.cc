@@ -16,9 +16,9 @@ using Int32Scalar = ffi::Buffer<ffi::S32, 0>;
 // pages themselves.
 ffi::Error write_kv_ffi(ffi::AnyBuffer k_pages, ffi::AnyBuffer v_pages, ffi::AnyBuffer k,
                         ffi::AnyBuffer v, Int32Vector page_ids, Int32Vector slots,
-                        Int32Scalar num_tokens, ffi::RemainingArgs extras,
+                        Int32Scalar num_tokens, Int32Scalar layer, ffi::RemainingArgs extras,
                         ffi::Result<ffi::AnyBuffer> k_out, ffi::Result<ffi::AnyBuffer> v_out,
-                        bool has_rotation, bool has_scales) {
+                        int64_t pages_per_layer, bool has_rotation, bool has_scales) {
   if (k_out->untyped_data() != k_pages.untyped_data() ||
       v_out->untyped_data() != v_pages.untyped_data()) {
     return invalid("write_kv: the results must be the pages' own memory");
@@ -39,6 +39,7 @@ ffi::Error write_kv_ffi(ffi::AnyBuffer k_pages, ffi::AnyBuffer v_pages, ffi::Any
   args.dtype = *dtype;
   args.num_tokens = std::min<int64_t>(*num_tokens.typed_data(), k.dimensions()[0]);
   args.page_ids = page_ids.typed_data();
+  args.first_page = *layer.typed_data() * pages_per_layer;
   args.slots = slots.typed_data();
 
   if (extras.size() != (has_rotation ? 2u : 0u) + (has_scales ? 2u : 0u)) {
@@ -73,8 +74,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(fastgen_kv_write, fastgen::write_kv_ffi,
                                   .Arg<fastgen::Int32Vector>()
                                   .Arg<fastgen::Int32Vector>()
                                   .Arg<fastgen::Int32Scalar>()
+                                  .Arg<fastgen::Int32Scalar>()
                                   .RemainingArgs()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
+                                  .Attr<int64_t>("pages_per_layer")
                                   .Attr<bool>("has_rotation")
                                   .Attr<bool>("has_scales"));

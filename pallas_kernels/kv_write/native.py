@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.kv_write.reference import Rotation
+from pallas_kernels.layer_pages import LayerPages
 from pallas_kernels.native import native_library, native_obstacle
 
 TARGET = "fastgen_kv_write"
@@ -24,6 +26,7 @@ def write_kv_native(
     k_scales: Float[Array, "K"] | None = None,
     v_scales: Float[Array, "K"] | None = None,
     num_tokens: Int[Array, ""] | None = None,
+    layer_pages: LayerPages | None = None,
 ) -> tuple[Float[Array, "N K S D"], Float[Array, "N K S D"]]:
     """Both page arrays with every token written; see ``api.write_kv``.
 
@@ -57,7 +60,9 @@ def write_kv_native(
         page_ids,
         slots,
         count,
+        jnp.int32(0) if layer_pages is None else layer_pages.layer,
         *extras,
+        pages_per_layer=np.int64(0 if layer_pages is None else layer_pages.pages_per_layer),
         has_rotation=rotation is not None,
         has_scales=has_scales,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import platform
 from dataclasses import dataclass
 
@@ -47,7 +46,6 @@ def native_library() -> NativeLibrary | None:
         jax.ffi.register_ffi_target(
             target, jax.ffi.pycapsule(getattr(functions, target)), platform="cpu"
         )
-    set_threads(functions, usable_cores())
     return NativeLibrary(instruction_set=name, functions=functions)
 
 
@@ -66,19 +64,7 @@ def set_num_threads(num_threads: int) -> None:
         raise ValueError(f"num_threads={num_threads}: must be at least 1")
     library = native_library()
     if library is not None:
-        set_threads(library.functions, num_threads)
-
-
-def set_threads(functions: ctypes.CDLL, num_threads: int) -> None:
-    """Size the pool of a library."""
-    functions.fastgen_set_num_threads(num_threads)
-
-
-def usable_cores() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        library.functions.fastgen_set_num_threads(num_threads)
 
 
 @functools.cache

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from pallas_kernels.kv_write.reference import Rotation, rotate
+from pallas_kernels.layer_pages import LayerPages
 from pallas_kernels.ragged_paged_attention.config import (
     AttentionConfig,
     AttentionNative,
@@ -38,7 +39,7 @@ def ragged_paged_attention(
     sinks: Float[Array, "H"] | None = None,
     k_scales: Float[Array, "K"] | None = None,
     v_scales: Float[Array, "K"] | None = None,
-    first_page: Int[Array, ""] | None = None,
+    layer_pages: LayerPages | None = None,
     rotation: Rotation | None = None,
 ) -> Float[Array, "T H D"]:
     """Causal attention of a step's queries over their rows' pages.
@@ -57,8 +58,7 @@ def ragged_paged_attention(
         sinks: score of one more key of value 0 for each head (gpt-oss); not scaled, not capped.
         k_scales: factor of each kv head's stored keys.
         v_scales: factor of each kv head's stored values.
-        first_page: added to every page id, for a pool that holds several layers end to end; the
-            sums must lie in [0, N).
+        layer_pages: which layer's pages to read, of a pool that holds several end to end.
         rotation: cosines and sines of every token, float32 [T, D2]: the queries come unrotated.
             The first D2 numbers of each are rotated against the next D2, in float32, and rounded
             to q's dtype where a kernel can't go on in float32.
@@ -77,7 +77,7 @@ def ragged_paged_attention(
             k_pages,
             v_pages,
             work,
-            first_page=first_page,
+            layer_pages=layer_pages,
             options=options,
             sinks=sinks,
             k_scales=k_scales,
@@ -94,7 +94,7 @@ def ragged_paged_attention(
             k_pages,
             v_pages,
             work,
-            first_page=jnp.int32(0) if first_page is None else first_page,
+            first_page=jnp.int32(0) if layer_pages is None else layer_pages.first_page,
             options=options,
             config=config,
             sinks=sinks,
@@ -103,8 +103,8 @@ def ragged_paged_attention(
         )
     if not isinstance(work, KernelWork):
         raise _foreign_work(work, config)
-    if first_page is not None:
-        work = replace(work, block_tables=work.block_tables + first_page)
+    if layer_pages is not None:
+        work = replace(work, block_tables=work.block_tables + layer_pages.first_page)
     return _kernel(config)(
         q,
         k_pages,

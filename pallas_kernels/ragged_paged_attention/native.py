@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.kv_write.reference import Rotation
+from pallas_kernels.layer_pages import LayerPages
 from pallas_kernels.native import native_library, native_obstacle
 from pallas_kernels.ragged_paged_attention.batch import RaggedBatch
 from pallas_kernels.ragged_paged_attention.options import AttentionOptions
@@ -54,7 +55,7 @@ def ragged_paged_attention_native(
     v_pages: Float[Array, "N K S D"],
     work: NativeWork,
     *,
-    first_page: Int[Array, ""] | None,
+    layer_pages: LayerPages | None,
     options: AttentionOptions,
     sinks: Float[Array, "H"] | None = None,
     k_scales: Float[Array, "K"] | None = None,
@@ -89,8 +90,9 @@ def ragged_paged_attention_native(
         work.kv_len,
         work.block_tables,
         work.num_rows,
-        jnp.int32(0) if first_page is None else first_page,
+        jnp.int32(0) if layer_pages is None else layer_pages.layer,
         *extras,
+        pages_per_layer=np.int64(0 if layer_pages is None else layer_pages.pages_per_layer),
         scale=np.float32(options.scale),
         window=np.int64(options.window or 0),
         softcap=np.float32(options.softcap or 0),

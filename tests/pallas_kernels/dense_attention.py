@@ -30,7 +30,7 @@ class AttentionCase:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class AttentionInputs:
-    """Arrays of a case; ``first_page`` lets the same pages be one layer's part of a pool."""
+    """Arrays of a case."""
 
     q: jnp.ndarray
     k_pages: jnp.ndarray

@@ -14,6 +14,7 @@ from jax import lax
 from pallas_kernels import CPU, KvWriteNative, KvWriteReference, KvWriteShape, select_write_config
 from pallas_kernels import target as target_module
 from pallas_kernels.kv_write import write_kv
+from pallas_kernels.layer_pages import LayerPages
 from pallas_kernels.native import native_library, native_obstacle, set_num_threads
 from tests.pallas_kernels.kv_write_contract import (
     ALL_KINDS,
@@ -156,9 +157,10 @@ class TestInPlace:
                     *pages,
                     inputs.k,
                     inputs.v,
-                    inputs.page_ids + number * jnp.int32(4),
+                    inputs.page_ids,
                     inputs.slots,
                     rotation=inputs.rotation,
+                    layer_pages=LayerPages(layer=number, pages_per_layer=4),
                     config=CONFIG,
                 )
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fastgen_jax.config import usable_cores
 from pallas_kernels.linear import FormatName, LinearNative, linear
 from pallas_kernels.native import native_obstacle, set_num_threads
-from pallas_kernels.native.library import usable_cores
 from tests.pallas_kernels.linear_contract import (
     LinearContract,
     LinearInputs,

@@ -16,6 +16,7 @@ from pallas_kernels import (
     AttentionOptions,
     AttentionShape,
     HopperConfig,
+    LayerPages,
     ReferenceConfig,
     plan_work,
     ragged_paged_attention,
@@ -43,7 +44,7 @@ class TestReference(AttentionContract):
 
 
 def attend_reference(
-    scenario: Scenario, inputs: AttentionInputs, config: ReferenceConfig, first_page: int = 0
+    scenario: Scenario, inputs: AttentionInputs, config: ReferenceConfig, layer: int = 0
 ) -> np.ndarray:
     """The public call, compiled."""
     extras = scenario.extras
@@ -57,7 +58,7 @@ def attend_reference(
                 ("v_scales", extras.v_scales),
             )
         },
-        jnp.int32(first_page),
+        jnp.int32(layer),
         shape=scenario.shape,
         options=scenario.options,
         config=config,
@@ -74,7 +75,7 @@ def attend_reference(
 def _attend(
     inputs: AttentionInputs,
     extras: dict[str, jax.Array | None],
-    first_page: jax.Array,
+    layer: jax.Array,
     *,
     shape: AttentionShape,
     options: AttentionOptions,
@@ -88,7 +89,7 @@ def _attend(
         work,
         options=options,
         config=config,
-        first_page=first_page,
+        layer_pages=LayerPages(layer=layer, pages_per_layer=inputs.k_pages.shape[0] // 2),
         **extras,
     )
 
@@ -125,7 +126,7 @@ def test_pages_of_a_later_layer() -> None:
         jnp.concatenate([jnp.full_like(p, jnp.nan), p]) for p in (inputs.k_pages, inputs.v_pages)
     ]
     both = AttentionInputs(inputs.q, pools[0], pools[1], inputs.batch)
-    seen = attend_reference(scenario, both, SMALL_TILES, first_page=inputs.k_pages.shape[0])
+    seen = attend_reference(scenario, both, SMALL_TILES, layer=1)
     np.testing.assert_array_equal(seen, alone)
 
 

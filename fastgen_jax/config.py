@@ -109,9 +109,8 @@ class EngineConfig:
             self._check_count(name, 1)
         self._check_count("max_logprobs", 0)
         self._check_count("seed", 0)
-        for name in (
-            "token_budget", "max_num_seqs", "max_model_len", "max_chained_steps", "num_threads",
-        ):  # fmt: skip
+        optional = ("token_budget", "max_num_seqs", "max_model_len", "max_chained_steps")
+        for name in (*optional, "num_threads"):
             if getattr(self, name) is not None:
                 self._check_count(name, 1)
         if self.num_kv_blocks is not None:

@@ -35,12 +35,8 @@ from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.policy import get_policy
 from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
 from fastgen_jax.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
-from pallas_kernels.linear import LinearNative, LinearReference
-from pallas_kernels.native import (
-    native_library,
-    native_obstacle,
-    set_num_threads,
-)
+from pallas_kernels import select_linear_config, target_of
+from pallas_kernels.native import native_library, native_obstacle, set_num_threads
 
 if TYPE_CHECKING:
     from fastgen_jax.runtime.build import Runtime
@@ -231,7 +227,9 @@ def _weight_source(
     return PackedSource(
         model=model,
         packing=packing,
-        linear=LinearNative() if resolved.is_native else LinearReference(),
+        linear=select_linear_config(
+            target_of(jax.local_devices()[0]), implementation=resolved.implementation
+        ),
         stacks=stacks,
     )
 

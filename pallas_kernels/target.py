@@ -124,12 +124,18 @@ def common_obstacle(
     return None
 
 
-def _native_obstacle(target: Target, *, head_dim: int, dtype: str, kv_dtype: str) -> str | None:
+def no_native_kernels(target: Target) -> str | None:
+    """Why a device has no native kernels of any operation; None where it has."""
     if target.platform != "cpu":
         return f"runs on a CPU, this is {target.platform!r}"
     reason = native_obstacle()
+    return None if reason is None else f"there are no native kernels here: {reason}"
+
+
+def _native_obstacle(target: Target, *, head_dim: int, dtype: str, kv_dtype: str) -> str | None:
+    reason = no_native_kernels(target)
     if reason is not None:
-        return f"there are no native kernels here: {reason}"
+        return reason
     if dtype not in NATIVE_DTYPES:
         return f"takes {' or '.join(NATIVE_DTYPES)}, not {dtype}"
     if kv_dtype not in (*NATIVE_DTYPES, *FP8_DTYPES):

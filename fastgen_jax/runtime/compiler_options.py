@@ -13,7 +13,7 @@ _GPU_OPTIONS = {
     "xla_gpu_dot_merger_threshold_mb": "0",
 }
 
-# Many small pieces of code cost a quarter more to compile than two, and several programs are
+# Many small pieces of code cost more to compile than two large ones, and several programs are
 # compiled at once anyway.
 _CPU_OPTIONS = {"xla_cpu_parallel_codegen_split_count": "2"}
 

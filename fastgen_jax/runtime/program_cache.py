@@ -22,6 +22,7 @@ from jax.experimental import serialize_executable
 
 import fastgen_jax
 import pallas_kernels
+from pallas_kernels.native import processor_features
 
 _SOURCES = frozenset({".py", ".cc", ".h"})  # programs call the native kernels by name
 
@@ -106,11 +107,6 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
-@cache
 def cpu_flags() -> str:
-    """What the processor can do; empty where the system doesn't tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    """What the processor can do, or its name where the system doesn't tell."""
+    return " ".join(sorted(processor_features())) or platform.processor()

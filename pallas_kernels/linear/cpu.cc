@@ -2,18 +2,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <type_traits>
 
 #include "linear/epilogue.h"
+#include "native/scratch.h"
 #include "native/thread_pool.h"
 
 namespace fastgen {
 namespace {
 
-constexpr int64_t kAlignment = 64;
 // Input features whose unpacked weights, 64 bytes each, stay in the first-level cache.
 constexpr int64_t kDepth = 256;
 // Rows that share one unpacking: what they read of x stays in the second-level cache.
@@ -21,27 +18,6 @@ constexpr int64_t kRowsAtOnce = 40 * kMaxRows;
 // Bytes of weights that a thread takes at a time: enough to stream, few enough to share out.
 constexpr int64_t kPieceBytes = 64 << 10;
 constexpr int kAllThreads = 1 << 10;
-
-// Memory that a thread keeps from call to call.
-class Scratch {
- public:
-  float* get(int64_t count) {
-    if (count > count_) {
-      const int64_t bytes = (count * 4 + kAlignment - 1) / kAlignment * kAlignment;
-      memory_.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
-      if (!memory_) throw std::bad_alloc();
-      count_ = count;
-    }
-    return memory_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<float, Free> memory_;
-  int64_t count_ = 0;
-};
 
 thread_local Scratch rows_scratch;
 thread_local Scratch own_scratch;
@@ -72,7 +48,7 @@ template <int kRows>
 void few_rows(const LinearArgs& args, int index, int64_t first, int64_t last,
               const RowBlocks& blocks) {
   constexpr int kPanels = panels_at_once(kRows), kPair = std::min(2, kPanels);
-  alignas(kAlignment) float sums[2][kRows * kPanels * kPanel];
+  alignas(kCacheLine) float sums[2][kRows * kPanels * kPanel];
   while (first < last) {
     const int64_t left = last - first;
     const int count = left >= kPanels ? kPanels : left >= kPair ? kPair : 1;
@@ -147,8 +123,8 @@ void few_rows_of_all(const LinearArgs& args, int64_t first, int64_t last,
 
 void multiply_few(const LinearArgs& args) {
   RowBlocks blocks(args);
-  blocks.use(rows_scratch.get(blocks.size()));
-  pack_block(args, blocks, 0, own_scratch.get(args.num_rows * blocks.depth()));
+  blocks.use(rows_scratch.floats(blocks.size()));
+  pack_block(args, blocks, 0, own_scratch.floats(args.num_rows * blocks.depth()));
   int64_t pairs = 0;
   for (int i = 0; i < num_results(args); ++i) pairs += num_pairs(args.matrices[i]);
   ThreadPool& pool = ThreadPool::instance();
@@ -216,7 +192,7 @@ void multiply_panel(const Matrix& matrix, int64_t index, const RowRange& range, 
 }
 
 void many_rows(const LinearArgs& args, int index, int64_t panel, const RowRange& range) {
-  float* codes = own_scratch.get(kDepth * kPanel + 2 * kRowsAtOnce * kPanel);
+  float* codes = own_scratch.floats(kDepth * kPanel + 2 * kRowsAtOnce * kPanel);
   float* sums[2] = {codes + kDepth * kPanel, codes + kDepth * kPanel + kRowsAtOnce * kPanel};
   for (int i = 0; i <= (args.gated ? 1 : 0); ++i) {
     const Matrix& matrix = args.matrices[index + i];
@@ -229,7 +205,7 @@ void many_rows(const LinearArgs& args, int index, int64_t panel, const RowRange&
 
 void multiply_many(const LinearArgs& args) {
   RowBlocks blocks(args);
-  blocks.use(rows_scratch.get(blocks.size()));
+  blocks.use(rows_scratch.floats(blocks.size()));
   const int64_t blocks_at_once = kRowsAtOnce / kMaxRows;
   int64_t pieces = 0;
   for (int i = 0; i < num_results(args); ++i) pieces += num_panels(args.matrices[i]);
@@ -239,7 +215,7 @@ void multiply_many(const LinearArgs& args) {
                                   std::min(wanted, blocks.count() / 4));
   WorkQueue packing(blocks.count()), products(ranges * pieces);
   ThreadPool::instance().run(kAllThreads, [&](int, Team& team) {
-    float* lines = own_scratch.get(kMaxRows * blocks.depth());
+    float* lines = own_scratch.floats(kMaxRows * blocks.depth());
     for (int64_t b, end; packing.next(&b, &end);) {
       pack_block(args, blocks, b, lines);
     }

@@ -5,8 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "linear/cpu.h"
-#include "native/simd.h"
+#include "linear/panel_format.h"
 #include "native/thread_pool.h"
 
 namespace fastgen {
@@ -14,8 +13,6 @@ namespace {
 
 // What a line of a file is made of; the blocks are GGUF's.
 enum class Encoding : int32_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
-
-constexpr int64_t kGroup = 32;
 
 bool is_block(Encoding encoding) { return encoding >= Encoding::kQ8_0; }
 
@@ -169,18 +166,10 @@ struct PackArgs {
   uint16_t* mins;
 };
 
-int64_t num_words(WeightFormat format, int64_t K) {
-  switch (format) {
-    case WeightFormat::kFloat32:
-      return K;
-    case WeightFormat::kBfloat16:
-      return (K + 1) / 2;
-    case WeightFormat::kInt8:
-    case WeightFormat::kQ8_0:
-      return (K + 3) / 4;
-    default:
-      return K / 8;
-  }
+int64_t words_in(WeightFormat format, int64_t K) {
+  int64_t words = 0;
+  with_format(format, [&](auto kind) { words = num_words<decltype(kind)>(K); });
+  return words;
 }
 
 bool encode(const PackArgs& args, const uint8_t* from, Line* line) {
@@ -210,7 +199,7 @@ void transpose(const std::vector<Line>& lines, int64_t count, T* to, Get get) {
 }
 
 bool pack_panel(const PackArgs& args, int64_t panel, std::vector<Line>* lines) {
-  const int64_t K = args.in_features, words = num_words(args.format, K), groups = K / kGroup;
+  const int64_t K = args.in_features, words = words_in(args.format, K), groups = K / kGroup;
   const bool has_groups = args.format >= WeightFormat::kQ8_0;
   bool finite = true;
   for (int64_t c = 0; c < kPanel; ++c) {
@@ -251,7 +240,7 @@ bool pack(const PackArgs& args, int num_threads) {
     std::vector<Line> lines(kPanel);
     for (Line& line : lines) {
       line.values.resize(K);
-      line.words.resize(num_words(args.format, K));
+      line.words.resize(words_in(args.format, K));
       line.scales.resize(K / kGroup);
       line.mins.resize(K / kGroup);
     }

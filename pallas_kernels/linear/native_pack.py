@@ -109,13 +109,7 @@ def _check(
         raise ValueError("lines: the bytes of a line must lie one after another")
     if not 0 <= layer < into.num_layers:
         raise ValueError(f"layer={layer}: must be from 0 to {into.num_layers - 1}")
-    end = first + count
-    is_last = end == into.out_features
-    if first < 0 or first % PANEL or end > into.out_features or (count % PANEL and not is_last):
-        raise ValueError(
-            f"lines {first} to {end} of {into.out_features}: "
-            f"must be whole panels of {PANEL}, or end where the matrix does"
-        )
+    into.check_lines(first, count)
     for stack in (into.codes, into.scales, into.mins):
         if stack is not None and not (stack.flags.c_contiguous and stack.flags.writeable):
             raise ValueError("into: its arrays must be contiguous and writeable")

@@ -75,14 +75,8 @@ def pack_blocks(
 
 
 def _put(encoded: EncodedLines, into: PackedMatrix, layer: int, first: int) -> None:
-    count = len(encoded.words)
-    end = first + count
-    is_last = end == into.out_features
-    if first % PANEL or end > into.out_features or (count % PANEL and not is_last):
-        raise ValueError(
-            f"lines {first} to {end} of {into.out_features}: "
-            f"must be whole panels of {PANEL}, or end where the matrix does"
-        )
+    end = first + len(encoded.words)
+    into.check_lines(first, end - first)
     shape = into.weight_format.words_shape(into.num_layers, into.in_features, into.out_features)
     panels = slice(first // PANEL, -(-end // PANEL))
     words = into.codes.view(np.uint32).reshape(shape)

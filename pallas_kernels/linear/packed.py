@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from pallas_kernels.linear.format import FORMATS, FormatName, WeightFormat
+from pallas_kernels.linear.format import FORMATS, PANEL, FormatName, WeightFormat
 
 
 @jax.tree_util.register_dataclass
@@ -96,3 +96,17 @@ class PackedMatrix:
                     f"{self.out_features} out has {wanted.dtype}{wanted.shape}"
                 )
         return None
+
+    def check_lines(self, first: int, count: int) -> None:
+        """Nothing, when so many output features from ``first`` on are whole panels, or the last.
+
+        Raises:
+            ValueError: they aren't, or lie beyond the matrix.
+        """
+        end = first + count
+        is_whole = count % PANEL == 0 or end == self.out_features
+        if first < 0 or first % PANEL or end > self.out_features or not is_whole:
+            raise ValueError(
+                f"lines {first} to {end} of {self.out_features}: "
+                f"must be whole panels of {PANEL}, or end where the matrix does"
+            )

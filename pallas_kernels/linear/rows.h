@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "linear/micro_kernel.h"
+#include "native/numbers.h"
 
 namespace fastgen {
 
@@ -72,16 +73,6 @@ FASTGEN_INLINE T rounded_as(DType dtype, T value) {
   return dtype == DType::kFloat32 ? value : widen_bf16(round_bf16(value));
 }
 
-// line [in_features] = a row in float32.
-inline void widen_row(const LinearArgs& args, int64_t row, float* line) {
-  const int64_t K = args.in_features, first = row * K;
-  int64_t k = 0;
-  for (; k + kLanes <= K; k += kLanes) {
-    store(line + k, load_as_float(args.x, args.x_dtype, first + k));
-  }
-  for (; k < K; ++k) line[k] = read_as_float(args.x, args.x_dtype, first + k);
-}
-
 // RMSNorm in place; what it gives is rounded to the rows' own type.
 inline void normalize(const LinearArgs& args, float* line) {
   const int64_t K = args.in_features;
@@ -140,7 +131,8 @@ inline void pack_block(const LinearArgs& args, const RowBlocks& blocks, int64_t 
   const int64_t depth = blocks.depth();
   for (int r = 0; r < height; ++r) {
     float* line = lines + r * depth;
-    widen_row(args, blocks.first_row(block) + r, line);
+    const int64_t first = (blocks.first_row(block) + r) * args.in_features;
+    widen(args.x, args.x_dtype, first, args.in_features, line);
     if (args.norm_weight != nullptr) normalize(args, line);
     for (int64_t k = args.in_features; k < depth; ++k) line[k] = 0;
   }

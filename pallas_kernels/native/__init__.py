@@ -1,6 +1,6 @@
 """The native CPU kernels as one library: built where there is a C++ compiler, found, loaded."""
 
-from pallas_kernels.native.build import source_digest
+from pallas_kernels.native.build import processor_features, source_digest
 from pallas_kernels.native.library import (
     NativeLibrary,
     native_library,
@@ -12,6 +12,7 @@ __all__ = [
     "NativeLibrary",
     "native_library",
     "native_obstacle",
+    "processor_features",
     "set_num_threads",
     "source_digest",
 ]

@@ -78,10 +78,10 @@ int64_t make_plan(const AttentionArgs& args, Plan* plan) {
   return num_partials;
 }
 
-struct Scratch {
+struct WorkerScratch {
   DecodeScratch decode;
   TileScratch tile;
-  Buffer partial;
+  Scratch partial;
 };
 
 class Attention {
@@ -98,7 +98,7 @@ class Attention {
   }
 
   void run(Team& team) {
-    thread_local Scratch scratch;
+    thread_local WorkerScratch scratch;
     for (int64_t item, end; items_.next(&item, &end);) attend(item, scratch);
     if (plan_.merges.empty()) return;
     team.barrier();
@@ -115,7 +115,7 @@ class Attention {
     return partials_ + (number * args_.num_kv_heads + head) * partial_size(args_);
   }
 
-  void attend(int64_t item, Scratch& scratch) {
+  void attend(int64_t item, WorkerScratch& scratch) {
     const int64_t number = item / args_.num_kv_heads, head = item % args_.num_kv_heads;
     const int64_t num_tiles = static_cast<int64_t>(plan_.tiles.size());
     if (number < num_tiles) {
@@ -146,7 +146,7 @@ class Attention {
 void attention(const AttentionArgs& args) {
   using namespace paged;
   thread_local Plan plan;
-  thread_local Buffer partials;
+  thread_local Scratch partials;
   const int64_t num_partials = make_plan(args, &plan) * args.num_kv_heads;
   float* memory = partials.floats(num_partials * Attention::partial_size(args));
   const int64_t num_items =

@@ -48,7 +48,7 @@ struct Partial {
 };
 
 struct DecodeScratch {
-  Buffer queries, scores, keys, values;
+  Scratch queries, scores, keys, values;
 };
 
 // Scores of kHeads heads for a multiple of 4 keys.
@@ -218,7 +218,7 @@ inline bool has_pairs(const AttentionArgs& args) {
 
 // Where the keys of [first, last) lie in `pages`, or in `scratch` as float32.
 inline void find_places(const Keys& keys, const void* pages, int64_t first, int64_t last,
-                        Buffer& scratch, const char** places) {
+                        Scratch& scratch, const char** places) {
   const AttentionArgs& args = keys.args;
   const int64_t dim = args.head_dim, padded = padded_dim(args);
   const int64_t count = last - first;

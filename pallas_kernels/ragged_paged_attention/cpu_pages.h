@@ -1,42 +1,17 @@
-// Reading queries, keys and values as float32, and writing results.
+// Where keys and values lie, and queries as the kernels want them.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
-#include <new>
 
-#include "native/float8.h"
-#include "native/simd.h"
+#include "native/numbers.h"
+#include "native/scratch.h"
 #include "ragged_paged_attention/cpu.h"
 
 namespace fastgen::paged {
 
 inline constexpr float kMasked = -1e30f;  // finite, so that two of them differ by 0 and not by NaN
-inline constexpr int64_t kCacheLine = 64;
 inline constexpr int64_t kMaxHeadDim = 256;
-
-// Memory that only grows; what it holds is lost when it does.
-class Buffer {
- public:
-  float* floats(int64_t count) {
-    if (count > count_) {
-      memory_.reset(static_cast<float*>(
-          ::operator new[](count * sizeof(float), std::align_val_t{kCacheLine})));
-      count_ = count;
-    }
-    return memory_.get();
-  }
-
- private:
-  struct Release {
-    void operator()(float* memory) const {
-      ::operator delete[](memory, std::align_val_t{kCacheLine});
-    }
-  };
-  std::unique_ptr<float, Release> memory_;
-  int64_t count_ = 0;
-};
 
 inline int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -44,18 +19,6 @@ inline int64_t round_up(int64_t value, int64_t multiple) {
 
 inline int64_t bytes_of(DType dtype) {
   return dtype == DType::kFloat32 ? 4 : dtype == DType::kBfloat16 ? 2 : 1;
-}
-
-// Rounded once, to numbers from `offset` on.
-inline void narrow(const float* from, int64_t count, DType dtype, int64_t offset, void* to) {
-  if (dtype == DType::kFloat32) {
-    std::memcpy(static_cast<float*>(to) + offset, from, count * sizeof(float));
-    return;
-  }
-  uint16_t* numbers = static_cast<uint16_t*>(to) + offset;
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(numbers + i, round_bf16(load<Vec>(from + i)));
-  for (; i < count; ++i) numbers[i] = round_bf16(from[i]);
 }
 
 // One row's keys of one kv head: where they lie in the pages.
@@ -91,36 +54,14 @@ inline float score_scale(const AttentionArgs& args, int64_t kv_head) {
   return args.k_scales == nullptr ? args.scale : args.scale * args.k_scales[kv_head];
 }
 
-inline void widen(const void* pages, DType dtype, int64_t offset, int64_t count, float* to) {
-  if (dtype == DType::kFloat32) {
-    std::memcpy(to, static_cast<const float*>(pages) + offset, count * sizeof(float));
-    return;
-  }
-  if (dtype == DType::kBfloat16) {
-    const uint16_t* from = static_cast<const uint16_t*>(pages) + offset;
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) store(to + i, load_bf16(from + i));
-    for (; i < count; ++i) to[i] = widen_bf16(from[i]);
-    return;
-  }
-  const Float8Table& table = float8_table(dtype);
-  const uint8_t* from = static_cast<const uint8_t*>(pages) + offset;
-  for (int64_t i = 0; i < count; ++i) to[i] = table[from[i]];
-}
-
 // One head's query: rotated where that is asked for, then scaled.
 inline void load_query(const AttentionArgs& args, int64_t token, int64_t head, float scale,
                        float* to) {
   const int64_t first = (token * args.num_heads + head) * args.head_dim;
   widen(args.q, args.q_dtype, first, args.head_dim, to);
   if (args.cos != nullptr) {
-    const int64_t half = args.rotary_half;
-    for (int64_t i = 0; i < half; ++i) {
-      const float cos = args.cos[token * half + i], sin = args.sin[token * half + i];
-      const float low = to[i], high = to[half + i];
-      to[i] = low * cos - high * sin;
-      to[half + i] = high * cos + low * sin;
-    }
+    const int64_t first_angle = token * args.rotary_half;
+    rotate_halves(args.cos + first_angle, args.sin + first_angle, args.rotary_half, to);
   }
   for (int64_t i = 0; i < args.head_dim; ++i) to[i] *= scale;
 }

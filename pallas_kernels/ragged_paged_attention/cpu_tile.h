@@ -17,7 +17,7 @@ inline constexpr int64_t kTileRows = 96;         // a multiple of kBand
 inline constexpr int64_t kTileKeyFloats = 4096;  // numbers of a block of keys: 16 KiB of L1
 
 struct TileScratch {
-  Buffer queries, scores, seen, keys, values;
+  Scratch queries, scores, seen, keys, values;
   float top[kTileRows];
   float total[kTileRows];
   int32_t position[kTileRows];

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
-import ml_dtypes
 import numpy as np
 
 from fastgen_jax.errors import CheckpointError, ConfigError
@@ -16,6 +15,7 @@ from fastgen_jax.models.weights.family import WeightMap
 from fastgen_jax.models.weights.gguf import GgufFile
 from fastgen_jax.models.weights.loading import TensorLoad, load_tensors
 from fastgen_jax.models.weights.packing import (
+    DTYPES,
     Packing,
     Stack,
     choose_packing,
@@ -25,8 +25,6 @@ from fastgen_jax.models.weights.packing import (
 from fastgen_jax.models.weights.safetensors import HuggingFaceDirectory
 from fastgen_jax.models.weights.stacks import load_stacks
 from fastgen_jax.models.weights.stored import DOWNLOAD_AGAIN, StoredTensor
-
-_DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 
 
 class Checkpoint:
@@ -65,12 +63,12 @@ class Checkpoint:
         read, values that aren't finite, or a closed checkpoint.
         """
         wanted = np.dtype(dtype)
-        if wanted not in _DTYPES:
+        if wanted not in DTYPES.values():
             raise ConfigError(
                 "weights can't be loaded in this type",
                 field="dtype",
                 value=str(wanted),
-                remedy=f"use {' or '.join(str(choice) for choice in _DTYPES)}",
+                remedy=f"use {' or '.join(DTYPES)}",
             )
         self._check_open()
         return load_tensors(self._loads, wanted)

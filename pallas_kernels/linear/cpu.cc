@@ -11,10 +11,12 @@
 namespace fastgen {
 namespace {
 
-// Input features whose unpacked weights, 64 bytes each, stay in the first-level cache.
-constexpr int64_t kDepth = 256;
-// Rows that share one unpacking: what they read of x stays in the second-level cache.
-constexpr int64_t kRowsAtOnce = 40 * kMaxRows;
+// Bytes of a panel's part that stay in the first-level cache while all rows are multiplied with it.
+constexpr int64_t kPartBytes = 20 << 10;
+// Blocks of rows that go through a part together: what they read of x stays in the second-level
+// cache.
+constexpr int64_t kBlocksAtOnce = 128 / kBestRows;
+constexpr int64_t kRowsAtOnce = kBlocksAtOnce * kMaxRows;
 // Bytes of weights that a thread takes at a time: enough to stream, few enough to share out.
 constexpr int64_t kPieceBytes = 64 << 10;
 constexpr int kAllThreads = 1 << 10;
@@ -133,16 +135,14 @@ void multiply_few(const LinearArgs& args) {
   pool.run(static_cast<int>(std::min<int64_t>(pairs, kAllThreads)), [&](int, Team&) {
     with_height(static_cast<int>(args.num_rows), [&](auto rows) {
       constexpr int kRows = decltype(rows)::value;
-      if constexpr (kRows <= kMaxStreamedRows) {
-        for (int64_t first, last; queue.next(&first, &last);) {
-          few_rows_of_all<kRows>(args, first, last, blocks);
-        }
+      for (int64_t first, last; queue.next(&first, &last);) {
+        few_rows_of_all<kRows>(args, first, last, blocks);
       }
     });
   });
 }
 
-// ---- Many rows: a part of a panel is unpacked once and multiplied with every block of rows. ----
+// ---- Many rows: a part of a panel comes into the cache once, for every block of rows. ----
 
 struct RowRange {
   const RowBlocks* blocks;
@@ -151,40 +151,52 @@ struct RowRange {
   int64_t num_rows() const { return blocks->first_row(last) - first_row(); }
 };
 
-// sums [rows][kPanel] += x [features from `start` on] times `depth` features of a panel.
+// sums [rows][kPanel] += x [features from `start` on] times so many words of a panel.
 template <typename Format>
-void multiply_blocks(const RowRange& range, int64_t start, int64_t depth, const Panel& panel,
+void multiply_blocks(const RowRange& range, int64_t start, int64_t words, const Panel& panel,
                      Ahead ahead, float* sums) {
   for (int64_t b = range.first; b < range.last; ++b) {
     with_height(range.blocks->height(b), [&](auto height) {
       multiply<Format, decltype(height)::value, 1, false>(
-          range.blocks->rows<Format>(b, start), &panel, depth, start > 0, ahead,
+          range.blocks->rows<Format>(b, start), &panel, words, start > 0, ahead,
           sums + (range.blocks->first_row(b) - range.first_row()) * kPanel);
     });
-    ahead.from += ahead.bytes_per_word * depth;
+    ahead.from += ahead.bytes_per_word * words;
   }
 }
+
+// Input features of a panel's part, as evenly as their groups allow.
+int64_t part_depth(int64_t in_features, int64_t bytes_per_feature) {
+  const int64_t parts = (in_features * bytes_per_feature + kPartBytes - 1) / kPartBytes;
+  return ((in_features + parts - 1) / parts + kGroup - 1) / kGroup * kGroup;
+}
+
+// Formats that a kernel decodes on the way at no cost; codes of others are unpacked once for all
+// rows, and without groups they are all alike then.
+template <typename Format>
+constexpr bool kIsDirect = Format::kPerWord <= 2;
+template <typename Format>
+using Codes = std::conditional_t<
+    kIsDirect<Format>, Format,
+    std::conditional_t<Format::kGrouped, Unpacked<Format>, Float32Format>>;
 
 template <typename Format>
 void multiply_panel(const Matrix& matrix, int64_t index, const RowRange& range, float* codes,
                     float* sums) {
   const int64_t K = matrix.in_features;
-  const int64_t parts = (K + kDepth - 1) / kDepth;
-  const int64_t depth = ((K + parts - 1) / parts + kGroup - 1) / kGroup * kGroup;
+  const int64_t depth = part_depth(K, kPanel * 4 / Codes<Format>::kPerWord);
   Panel panel = panel_of<Format>(matrix, index);
   for (int64_t start = 0; start < K; start += depth) {
     const int64_t features = std::min(depth, K - start), words = num_words<Format>(features);
-    const int64_t bytes = words * 4 * kPanel, uses = features * (range.last - range.first);
+    const int64_t used = num_words<Codes<Format>>(features);
+    const int64_t bytes = words * 4 * kPanel, uses = used * (range.last - range.first);
     const Ahead ahead = {reinterpret_cast<const char*>(panel.words) + bytes, bytes / uses + 1};
-    if constexpr (Format::kPerWord == 1) {
-      multiply_blocks<Format>(range, start, features, panel, ahead, sums);
-    } else {
-      // Formats without groups are all alike once they are unpacked.
-      using Codes = std::conditional_t<Format::kGrouped, Unpacked<Format>, Float32Format>;
+    Panel part = panel;
+    if constexpr (!kIsDirect<Format>) {
       unpack<Format>(panel.words, words, codes);
-      const Panel unpacked = {reinterpret_cast<const uint32_t*>(codes), panel.scales, panel.mins};
-      multiply_blocks<Codes>(range, start, features, unpacked, ahead, sums);
+      part.words = reinterpret_cast<const uint32_t*>(codes);
     }
+    multiply_blocks<Codes<Format>>(range, start, used, part, ahead, sums);
     panel.words += words * kPanel;
     panel.scales += features / kGroup * kPanel;
     panel.mins += features / kGroup * kPanel;
@@ -192,8 +204,9 @@ void multiply_panel(const Matrix& matrix, int64_t index, const RowRange& range, 
 }
 
 void many_rows(const LinearArgs& args, int index, int64_t panel, const RowRange& range) {
-  float* codes = own_scratch.floats(kDepth * kPanel + 2 * kRowsAtOnce * kPanel);
-  float* sums[2] = {codes + kDepth * kPanel, codes + kDepth * kPanel + kRowsAtOnce * kPanel};
+  constexpr int64_t kCodes = kPartBytes / 4 + kGroup * kPanel;
+  float* codes = own_scratch.floats(kCodes + 2 * kRowsAtOnce * kPanel);
+  float* sums[2] = {codes + kCodes, codes + kCodes + kRowsAtOnce * kPanel};
   for (int i = 0; i <= (args.gated ? 1 : 0); ++i) {
     const Matrix& matrix = args.matrices[index + i];
     with_format(matrix.format, [&](auto format) {
@@ -206,13 +219,13 @@ void many_rows(const LinearArgs& args, int index, int64_t panel, const RowRange&
 void multiply_many(const LinearArgs& args) {
   RowBlocks blocks(args);
   blocks.use(rows_scratch.floats(blocks.size()));
-  const int64_t blocks_at_once = kRowsAtOnce / kMaxRows;
   int64_t pieces = 0;
   for (int i = 0; i < num_results(args); ++i) pieces += num_panels(args.matrices[i]);
   // More ranges than the caches ask for where there are too few panels for the threads.
   const int64_t wanted = (4 * ThreadPool::instance().size() + pieces - 1) / pieces;
-  const int64_t ranges = std::max((blocks.count() + blocks_at_once - 1) / blocks_at_once,
-                                  std::min(wanted, blocks.count() / 4));
+  const int64_t ranges =
+      std::max((blocks.count() + kBlocksAtOnce - 1) / kBlocksAtOnce,
+               std::min(wanted, blocks.count() / 4));
   WorkQueue packing(blocks.count()), products(ranges * pieces);
   ThreadPool::instance().run(kAllThreads, [&](int, Team& team) {
     float* lines = own_scratch.floats(kMaxRows * blocks.depth());
@@ -236,7 +249,7 @@ void multiply_many(const LinearArgs& args) {
 
 void linear(const LinearArgs& args) {
   if (args.num_rows <= 0) return;
-  if (args.num_rows <= kMaxStreamedRows) {
+  if (args.num_rows <= kMaxRows) {
     multiply_few(args);
   } else {
     multiply_many(args);

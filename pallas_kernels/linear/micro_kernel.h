@@ -18,10 +18,9 @@ namespace fastgen {
 // Words by which fetching from memory runs ahead of their use.
 inline constexpr int64_t kStreamAhead = 16;
 
-// Rows that one kernel takes: their sums fill the registers.
-inline constexpr int kMaxRows = kLanes == 16 ? 12 : 6;
-// Rows that it can take while it also decodes weights, without running out of registers.
-inline constexpr int kMaxStreamedRows = kLanes == 8 ? 5 : kMaxRows;
+// Rows that one kernel can take, with registers left to decode weights, and at which it is fastest.
+inline constexpr int kMaxRows = kLanes == 16 ? 12 : 5;
+inline constexpr int kBestRows = kLanes == 16 ? 12 : 4;
 
 template <typename Function, int... kIndex>
 FASTGEN_INLINE void static_for(Function function, std::integer_sequence<int, kIndex...>) {
@@ -67,7 +66,8 @@ FASTGEN_INLINE void accumulate(const float* x, const uint32_t* const (&from)[kPa
       if (at >= all) at += (kPanels - 1) * all;
       FASTGEN_UNROLL for (int p = 0; p < kPanels; ++p) __builtin_prefetch(from[p] + at * kPanel);
     } else {
-      __builtin_prefetch(ahead->from);
+      // To the second level: the first is full of what is being used.
+      __builtin_prefetch(ahead->from, 0, 2);
       ahead->from += ahead->bytes_per_word;
     }
     const auto bits = [&](int v) {

@@ -1,6 +1,7 @@
 // The rows of a product: widened, normalized, and put in the order in which kernels read them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "linear/micro_kernel.h"
@@ -8,7 +9,7 @@
 
 namespace fastgen {
 
-// The rows of a call in blocks of nearly equal height, none above kMaxRows, and where they lie in
+// The rows of a call in blocks of nearly equal height, about kBestRows, and where they lie in
 // memory: plain, with each feature divided as 4-bit codes need it, and as sums over groups; each of
 // these only where a matrix wants it. A block is [features][height], its features padded with zeros
 // to whole words of every format.
@@ -16,7 +17,7 @@ class RowBlocks {
  public:
   explicit RowBlocks(const LinearArgs& args)
       : num_rows_(args.num_rows),
-        count_((args.num_rows + kMaxRows - 1) / kMaxRows),
+        count_(std::max((args.num_rows + kMaxRows - 1) / kMaxRows, (args.num_rows + 1) / kBestRows)),
         depth_((args.in_features + 3) / 4 * 4),
         groups_((args.in_features + kGroup - 1) / kGroup) {
     for (int i = 0; i < args.num_matrices; ++i) {

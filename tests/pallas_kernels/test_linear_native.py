@@ -73,17 +73,18 @@ def test_threads_do_not_change_a_bit(format: FormatName, rows: int) -> None:
     np.testing.assert_array_equal(results[0], results[2], strict=True)
 
 
-def test_many_rows_of_a_deep_matrix() -> None:
+@pytest.mark.parametrize("format", ["bfloat16", "int8", "q4_1"])
+def test_many_rows_of_a_deep_matrix(format: FormatName) -> None:
     """Rows and depth that take the kernel more than one round of its blocks."""
     scenario = Scenario(
-        format="q4_1", rows=600, in_features=1312, out_features=(40,), num_layers=1, layer=0
+        format=format, rows=600, in_features=1312, out_features=(40,), num_layers=1, layer=0
     )
     inputs = make_inputs(scenario)
     seen = multiply(scenario, inputs)
     check(seen, scenario, inputs)
     first = make_inputs(scenario)
     (alone,) = multiply(
-        Scenario(format="q4_1", rows=1, in_features=1312, out_features=(40,)),
+        Scenario(format=format, rows=1, in_features=1312, out_features=(40,)),
         LinearInputs(
             x=first.x[500:501],
             matrices=first.matrices,

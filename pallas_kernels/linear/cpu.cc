@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kPartBytes = 20 << 10;
 // Blocks of rows that go through a part together: what they read of x stays in the second-level
 // cache.
-constexpr int64_t kBlocksAtOnce = 128 / kBestRows;
+constexpr int64_t kBlocksAtOnce = kLanes == 16 ? 20 : 40;
 constexpr int64_t kRowsAtOnce = kBlocksAtOnce * kMaxRows;
 // Bytes of weights that a thread takes at a time: enough to stream, few enough to share out.
 constexpr int64_t kPieceBytes = 64 << 10;
@@ -135,8 +135,10 @@ void multiply_few(const LinearArgs& args) {
   pool.run(static_cast<int>(std::min<int64_t>(pairs, kAllThreads)), [&](int, Team&) {
     with_height(static_cast<int>(args.num_rows), [&](auto rows) {
       constexpr int kRows = decltype(rows)::value;
-      for (int64_t first, last; queue.next(&first, &last);) {
-        few_rows_of_all<kRows>(args, first, last, blocks);
+      if constexpr (kRows <= kMaxDecodingRows) {
+        for (int64_t first, last; queue.next(&first, &last);) {
+          few_rows_of_all<kRows>(args, first, last, blocks);
+        }
       }
     });
   });
@@ -171,36 +173,43 @@ int64_t part_depth(int64_t in_features, int64_t bytes_per_feature) {
   return ((in_features + parts - 1) / parts + kGroup - 1) / kGroup * kGroup;
 }
 
-// Formats that a kernel decodes on the way at no cost; codes of others are unpacked once for all
-// rows, and without groups they are all alike then.
-template <typename Format>
-constexpr bool kIsDirect = Format::kPerWord <= 2;
-template <typename Format>
-using Codes = std::conditional_t<
-    kIsDirect<Format>, Format,
-    std::conditional_t<Format::kGrouped, Unpacked<Format>, Float32Format>>;
-
-template <typename Format>
+// Multiplies a panel's codes as they are, or, where `Codes` is another format than `Format`, once
+// they are unpacked.
+template <typename Format, typename Codes>
 void multiply_panel(const Matrix& matrix, int64_t index, const RowRange& range, float* codes,
                     float* sums) {
   const int64_t K = matrix.in_features;
-  const int64_t depth = part_depth(K, kPanel * 4 / Codes<Format>::kPerWord);
+  const int64_t depth = part_depth(K, kPanel * 4 / Codes::kPerWord);
   Panel panel = panel_of<Format>(matrix, index);
   for (int64_t start = 0; start < K; start += depth) {
     const int64_t features = std::min(depth, K - start), words = num_words<Format>(features);
-    const int64_t used = num_words<Codes<Format>>(features);
+    const int64_t used = num_words<Codes>(features);
     const int64_t bytes = words * 4 * kPanel, uses = used * (range.last - range.first);
     const Ahead ahead = {reinterpret_cast<const char*>(panel.words) + bytes, bytes / uses + 1};
     Panel part = panel;
-    if constexpr (!kIsDirect<Format>) {
+    if constexpr (!std::is_same_v<Format, Codes>) {
       unpack<Format>(panel.words, words, codes);
       part.words = reinterpret_cast<const uint32_t*>(codes);
     }
-    multiply_blocks<Codes<Format>>(range, start, used, part, ahead, sums);
+    multiply_blocks<Codes>(range, start, used, part, ahead, sums);
     panel.words += words * kPanel;
     panel.scales += features / kGroup * kPanel;
     panel.mins += features / kGroup * kPanel;
   }
+}
+
+template <typename Format>
+void multiply_panel_of(const Matrix& matrix, int64_t index, const RowRange& range, float* codes,
+                       float* sums) {
+  // Formats without groups are all alike once they are unpacked.
+  using Codes = std::conditional_t<Format::kGrouped, Unpacked<Format>, Float32Format>;
+  constexpr bool kIsCheap = Format::kPerWord <= 2;
+  if constexpr (kIsCheap) {
+    if (range.blocks->num_rows() < kUnpackFrom) {
+      return multiply_panel<Format, Format>(matrix, index, range, codes, sums);
+    }
+  }
+  multiply_panel<Format, Codes>(matrix, index, range, codes, sums);
 }
 
 void many_rows(const LinearArgs& args, int index, int64_t panel, const RowRange& range) {
@@ -210,7 +219,7 @@ void many_rows(const LinearArgs& args, int index, int64_t panel, const RowRange&
   for (int i = 0; i <= (args.gated ? 1 : 0); ++i) {
     const Matrix& matrix = args.matrices[index + i];
     with_format(matrix.format, [&](auto format) {
-      multiply_panel<decltype(format)>(matrix, panel, range, codes, sums[i]);
+      multiply_panel_of<decltype(format)>(matrix, panel, range, codes, sums[i]);
     });
   }
   finish(args, index, panel, range.first_row(), range.num_rows(), sums[0], sums[1], kPanel);
@@ -249,7 +258,7 @@ void multiply_many(const LinearArgs& args) {
 
 void linear(const LinearArgs& args) {
   if (args.num_rows <= 0) return;
-  if (args.num_rows <= kMaxRows) {
+  if (args.num_rows <= kMaxDecodingRows) {
     multiply_few(args);
   } else {
     multiply_many(args);

@@ -18,9 +18,13 @@ namespace fastgen {
 // Words by which fetching from memory runs ahead of their use.
 inline constexpr int64_t kStreamAhead = 16;
 
-// Rows that one kernel can take, with registers left to decode weights, and at which it is fastest.
-inline constexpr int kMaxRows = kLanes == 16 ? 12 : 5;
-inline constexpr int kBestRows = kLanes == 16 ? 12 : 4;
+// Rows that one kernel takes of unpacked weights: their sums fill the registers.
+inline constexpr int kMaxRows = kLanes == 16 ? 12 : 6;
+// Rows that it can take while it also decodes weights, and with which that is fastest.
+inline constexpr int kMaxDecodingRows = kLanes == 16 ? 12 : 5;
+inline constexpr int kBestDecodingRows = kLanes == 16 ? 12 : 4;
+// From so many rows on, unpacking weights once for all costs less than decoding them on the way.
+inline constexpr int64_t kUnpackFrom = 48;
 
 template <typename Function, int... kIndex>
 FASTGEN_INLINE void static_for(Function function, std::integer_sequence<int, kIndex...>) {

@@ -9,7 +9,14 @@
 
 namespace fastgen {
 
-// The rows of a call in blocks of nearly equal height, about kBestRows, and where they lie in
+// Blocks of so many rows: few of them where one block costs as much whether it is full or not.
+inline int64_t num_row_blocks(int64_t rows) {
+  if (rows >= kUnpackFrom) return (rows + kMaxRows - 1) / kMaxRows;
+  return std::max((rows + kMaxDecodingRows - 1) / kMaxDecodingRows,
+                  (rows + 1) / kBestDecodingRows);
+}
+
+// The rows of a call in blocks of nearly equal height, none above kMaxRows, and where they lie in
 // memory: plain, with each feature divided as 4-bit codes need it, and as sums over groups; each of
 // these only where a matrix wants it. A block is [features][height], its features padded with zeros
 // to whole words of every format.
@@ -17,7 +24,7 @@ class RowBlocks {
  public:
   explicit RowBlocks(const LinearArgs& args)
       : num_rows_(args.num_rows),
-        count_(std::max((args.num_rows + kMaxRows - 1) / kMaxRows, (args.num_rows + 1) / kBestRows)),
+        count_(num_row_blocks(args.num_rows)),
         depth_((args.in_features + 3) / 4 * 4),
         groups_((args.in_features + kGroup - 1) / kGroup) {
     for (int i = 0; i < args.num_matrices; ++i) {
@@ -27,6 +34,7 @@ class RowBlocks {
     }
   }
 
+  int64_t num_rows() const { return num_rows_; }
   int64_t count() const { return count_; }
   int64_t depth() const { return depth_; }
   int64_t groups() const { return groups_; }

@@ -160,6 +160,7 @@ def scheduler_config(
         step_sizes=tuple(tokens for tokens, _ in resolved.step_shapes),
         step_overhead=resolved.step_overhead,
         max_chained_steps=resolved.max_chained_steps,
+        max_chained_tokens=resolved.max_chained_tokens,
         chunk_multiple=config.chunk_multiple,
         enable_prefix_caching=config.enable_prefix_caching,
     )

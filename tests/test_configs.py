@@ -47,6 +47,7 @@ REFUSED: dict[str, list[Any]] = {
         ((8, 8), (16, 4)),  # a descent in rows
     ],
     "max_chained_steps": [0, -1, 1.5, True],
+    "max_chained_tokens": [0, -1, 1.5, True],
     "num_threads": [0, -1, 1.5, True],
     "quantization": ["int2", "", 4, False],
     "chunk_multiple": [0, -1, 1.5, None, True],
@@ -75,6 +76,7 @@ EVERYTHING_SET = EngineConfig(
     tensor_parallel_size=1,
     step_shapes=((8, 4), (64, 8)),
     max_chained_steps=2,
+    max_chained_tokens=16,
     num_threads=3,
     chunk_multiple=8,
     policy="priority",
@@ -213,6 +215,7 @@ def test_every_field_has_refused_values() -> None:
         ("max_model_len", 1),
         ("step_shapes", ((1, 1),)),
         ("max_chained_steps", 1),
+        ("max_chained_tokens", 1),
         ("chunk_multiple", 1),
         ("max_logprobs", 0),
         ("max_logit_bias", 1),
@@ -244,6 +247,7 @@ def test_defaults_on_a_cpu() -> None:
     assert resolved.max_model_len == 2048
     assert resolved.max_blocks_per_seq == 64
     assert resolved.max_chained_steps == 4
+    assert resolved.max_chained_tokens == 32
 
 
 def test_defaults_elsewhere() -> None:
@@ -254,6 +258,7 @@ def test_defaults_elsewhere() -> None:
     assert resolved.step_shapes == ((256, 256), (512, 256))
     assert resolved.kv_cache_memory_fraction == 0.9
     assert resolved.max_chained_steps == 1
+    assert resolved.max_chained_tokens is None
 
 
 def test_what_is_set_holds_on_every_platform() -> None:

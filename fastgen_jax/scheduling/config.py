@@ -23,6 +23,7 @@ class SchedulerConfig:
             the one that suits the demand. Empty: every plan fills the budget.
         step_overhead: what a step costs before its first token, in tokens.
         max_chained_steps: most decode steps that one plan may chain.
+        max_chained_tokens: most tokens of such a chain; None: no limit.
         chunk_multiple: chunks that end inside a prompt are cut to a multiple of this many tokens
             where the budget this frees is used.
         enable_prefix_caching: share blocks of equal content between requests.
@@ -40,6 +41,7 @@ class SchedulerConfig:
     step_sizes: tuple[int, ...] = ()
     step_overhead: int = 0
     max_chained_steps: int = 1
+    max_chained_tokens: int | None = None
     chunk_multiple: int = 1
     enable_prefix_caching: bool = True
     max_admission_skips: int = 64
@@ -62,6 +64,13 @@ class SchedulerConfig:
             value = getattr(self, name)
             if value < low:
                 raise ConfigError(f"must be at least {low}", field=name, value=value)
+        if self.max_chained_tokens is not None and self.max_chained_tokens < 1:
+            raise ConfigError(
+                "must be at least 1",
+                field="max_chained_tokens",
+                value=self.max_chained_tokens,
+                remedy="leave it out for no limit",
+            )
         if self.step_sizes and self.step_sizes[-1] != self.token_budget:
             raise ConfigError(
                 f"must end with token_budget={self.token_budget}",

@@ -224,8 +224,11 @@ class Scheduler:
         No row needs the host between two steps: the device knows the tokens, and what is drawn
         after a stop is dropped. But a chain can't be joined, nor left.
         """
-        is_only_decodes = not self._waiting and not self._running.prefilling
-        return self.config.max_chained_steps if is_only_decodes else 1
+        num_decodes = len(self._running.decoding)
+        if not num_decodes or self._waiting or self._running.prefilling:
+            return 1
+        steps, tokens = self.config.max_chained_steps, self.config.max_chained_tokens
+        return steps if tokens is None else max(1, min(steps, tokens // num_decodes))
 
     def check_fits(self, num_prompt: int) -> None:
         """Nothing, when a prompt of this length can ever run; else InvalidRequestError."""

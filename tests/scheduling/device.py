@@ -118,6 +118,8 @@ class FakeDevice:
         assert not set(plan.admitted) & {victim for victim, _ in plan.preempted}
         assert 1 <= plan.chain_length <= config.max_chained_steps
         if plan.chain_length > 1:
+            tokens = plan.chain_length * plan.num_tokens
+            assert tokens <= (config.max_chained_tokens or tokens), "a chain of too many tokens"
             assert not self.scheduler.num_waiting, "somebody waits for a chain's end"
             assert plan.num_decode_tokens == plan.num_tokens, "a chain of more than decodes"
         if self.scheduler.num_waiting > len(plan.preempted):

@@ -18,6 +18,7 @@ SIZES: dict[str, Any] = {
     "num_blocks": 2,
     "chunk_multiple": 1,
     "max_chained_steps": 1,
+    "max_chained_tokens": 1,
     "max_admission_skips": 0,
     "max_admission_lookahead": 1,
 }

@@ -84,59 +84,93 @@ struct WorkerScratch {
   Scratch partial;
 };
 
+// So many items for each thread leave none of them idle for long at the end.
+constexpr int64_t kItemsPerThread = 8;
+// Heads whose keys of a block are more than this gain nothing from being read in a row.
+constexpr int64_t kRunBytes = 16 << 10;
+
+// How many kv heads of a split go together: they lie side by side in a page, and a long run is read
+// faster than several short ones.
+int64_t heads_together(const AttentionArgs& args, int64_t num_splits, int64_t num_threads) {
+  const int64_t head_bytes = kBlockKeys * args.head_dim * bytes_of(args.kv_dtype);
+  int64_t best = 1;
+  for (int64_t heads = 2; heads <= args.num_kv_heads; ++heads) {
+    const bool divides = args.num_kv_heads % heads == 0;
+    const int64_t num_items = num_splits * args.num_kv_heads / heads;
+    if (divides && heads * head_bytes <= kRunBytes &&
+        (num_threads == 1 || num_items >= kItemsPerThread * num_threads)) {
+      best = heads;
+    }
+  }
+  return best;
+}
+
 class Attention {
  public:
-  Attention(const AttentionArgs& args, const Plan& plan, float* partials)
+  Attention(const AttentionArgs& args, const Plan& plan, float* partials, int64_t split_heads)
       : args_(args),
         plan_(plan),
         partials_(partials),
-        items_(args.num_kv_heads * static_cast<int64_t>(plan.tiles.size() + plan.splits.size())),
+        split_heads_(split_heads),
+        num_tiles_(args.num_kv_heads * static_cast<int64_t>(plan.tiles.size())),
+        items_(num_items(args, plan, split_heads)),
         merges_(args.num_kv_heads * static_cast<int64_t>(plan.merges.size())) {}
 
-  static int64_t partial_size(const AttentionArgs& args) {
-    return args.num_heads / args.num_kv_heads * Partial::size(padded_dim(args));
+  static int64_t num_items(const AttentionArgs& args, const Plan& plan, int64_t split_heads) {
+    return args.num_kv_heads * static_cast<int64_t>(plan.tiles.size()) +
+           args.num_kv_heads / split_heads * static_cast<int64_t>(plan.splits.size());
   }
 
   void run(Team& team) {
     thread_local WorkerScratch scratch;
-    for (int64_t item, end; items_.next(&item, &end);) attend(item, scratch);
+    for (int64_t item, end; items_.next(&item, &end);) {
+      if (item < num_tiles_) {
+        attend_tile_item(item, scratch);
+      } else {
+        attend_split_item(item - num_tiles_, scratch);
+      }
+    }
     if (plan_.merges.empty()) return;
     team.barrier();
     for (int64_t item, end; merges_.next(&item, &end);) {
       const MergeItem& merge = plan_.merges[item / args_.num_kv_heads];
       const int64_t head = item % args_.num_kv_heads;
       merge_splits(Keys{args_, merge.row, head}, partial(merge.partial, head), merge.num_splits,
-                   args_.num_kv_heads * partial_size(args_));
+                   args_.num_kv_heads * Partial::size(args_));
     }
   }
 
  private:
-  float* partial(int64_t number, int64_t head) {
-    return partials_ + (number * args_.num_kv_heads + head) * partial_size(args_);
+  Partial at(float* memory) const { return {memory, group_of(args_), padded_dim(args_)}; }
+
+  Partial partial(int64_t number, int64_t head) const {
+    return at(partials_ + (number * args_.num_kv_heads + head) * Partial::size(args_));
   }
 
-  void attend(int64_t item, WorkerScratch& scratch) {
-    const int64_t number = item / args_.num_kv_heads, head = item % args_.num_kv_heads;
-    const int64_t num_tiles = static_cast<int64_t>(plan_.tiles.size());
-    if (number < num_tiles) {
-      const TileItem& tile = plan_.tiles[number];
-      const Keys keys = {args_, tile.row, head};
-      attend_tile(Tile{keys, tile.first_query, tile.num_queries}, scratch.tile);
-      return;
-    }
-    const SplitItem& split = plan_.splits[number - num_tiles];
-    const Keys keys = {args_, split.row, head};
-    const bool is_whole = split.partial < 0;
-    float* memory =
-        is_whole ? scratch.partial.floats(partial_size(args_)) : partial(split.partial, head);
-    attend_split(keys, split.first, split.last, Partial{memory, padded_dim(args_)},
-                 scratch.decode);
-    if (is_whole) merge_splits(keys, memory, 1, 0);
+  void attend_tile_item(int64_t item, WorkerScratch& scratch) {
+    const TileItem& tile = plan_.tiles[item / args_.num_kv_heads];
+    const Keys keys = {args_, tile.row, item % args_.num_kv_heads};
+    attend_tile(Tile{keys, tile.first_query, tile.num_queries}, scratch.tile);
+  }
+
+  void attend_split_item(int64_t item, WorkerScratch& scratch) {
+    const int64_t num_runs = args_.num_kv_heads / split_heads_;
+    const SplitItem& found = plan_.splits[item / num_runs];
+    const int64_t head = item % num_runs * split_heads_;
+    const Split split = {args_, found.row, found.first, found.last, head, split_heads_};
+    const bool is_whole = found.partial < 0;
+    const Partial to = is_whole
+                           ? at(scratch.partial.floats(split_heads_ * Partial::size(args_)))
+                           : partial(found.partial, head);
+    attend_split(split, to, scratch.decode);
+    if (!is_whole) return;
+    for (int64_t i = 0; i < split_heads_; ++i) merge_splits(split.keys(i), to.next(i), 1, 0);
   }
 
   const AttentionArgs& args_;
   const Plan& plan_;
   float* partials_;
+  int64_t split_heads_, num_tiles_;
   WorkQueue items_, merges_;
 };
 
@@ -148,13 +182,15 @@ void attention(const AttentionArgs& args) {
   thread_local Plan plan;
   thread_local Scratch partials;
   const int64_t num_partials = make_plan(args, &plan) * args.num_kv_heads;
-  float* memory = partials.floats(num_partials * Attention::partial_size(args));
-  const int64_t num_items =
-      args.num_kv_heads * static_cast<int64_t>(plan.tiles.size() + plan.splits.size());
+  float* memory = partials.floats(num_partials * Partial::size(args));
+  ThreadPool& threads = ThreadPool::instance();
+  const int64_t split_heads =
+      heads_together(args, static_cast<int64_t>(plan.splits.size()), threads.size());
+  const int64_t num_items = Attention::num_items(args, plan, split_heads);
   if (num_items == 0) return;
-  Attention run(args, plan, memory);
+  Attention run(args, plan, memory, split_heads);
   const int limit = static_cast<int>(std::min<int64_t>(num_items, 1024));
-  ThreadPool::instance().run(limit, [&](int, Team& team) { run.run(team); });
+  threads.run(limit, [&](int, Team& team) { run.run(team); });
 }
 
 }  // namespace fastgen

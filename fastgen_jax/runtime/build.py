@@ -34,7 +34,7 @@ from fastgen_jax.runtime.program_cache import ProgramCache
 from fastgen_jax.runtime.step import SplitModel, StepSpec
 from fastgen_jax.runtime.weights import WeightSource, num_bytes
 from fastgen_jax.sampling import RowLimits, init_row_state, write_row
-from pallas_kernels import target_of
+from pallas_kernels import AttentionNative, target_of
 from pallas_kernels.linear import LinearConfig
 
 ALLOCATE = "allocate"
@@ -213,10 +213,11 @@ def _programs(split: SplitModel, specs: list[StepSpec], limits: RowLimits) -> li
         },
         donated=("row_state",),
     )
+    cache, is_native = specs[0].cache, isinstance(specs[0].attention, AttentionNative)
     allocate = Program(
         name=ALLOCATE,
-        function=lambda: (specs[0].cache.zeros(), init_row_state(limits)),
-        description=(specs[0].cache, limits),
+        function=lambda: (cache.zeros(is_native=is_native), init_row_state(limits)),
+        description=(cache, is_native, limits),
         arguments={},
     )
     return [*programs, row, allocate]

@@ -23,6 +23,7 @@ from pallas_kernels import (
     ragged_paged_attention,
     write_kv,
 )
+from pallas_kernels.native import native_zeros
 
 Pages = tuple[Array, ...]
 
@@ -60,9 +61,10 @@ class CacheSpec:
         leaf = jax.ShapeDtypeStruct(self.pool_shape, jnp.dtype(self.dtype), sharding=sharding)
         return (leaf,) * (2 * self.num_pools)
 
-    def zeros(self) -> Pages:
-        """Empty pages on the default device."""
-        return tuple(jnp.zeros(leaf.shape, leaf.dtype) for leaf in self.abstract_pages())
+    def zeros(self, *, is_native: bool = False) -> Pages:
+        """Empty pages on the default device; ``is_native`` for the native kernels of a CPU."""
+        make = native_zeros if is_native else jnp.zeros
+        return tuple(make(leaf.shape, leaf.dtype) for leaf in self.abstract_pages())
 
 
 def cache_spec(

@@ -7,11 +7,13 @@ from pallas_kernels.native.library import (
     native_obstacle,
     set_num_threads,
 )
+from pallas_kernels.native.zeros import native_zeros
 
 __all__ = [
     "NativeLibrary",
     "native_library",
     "native_obstacle",
+    "native_zeros",
     "processor_features",
     "set_num_threads",
     "source_digest",

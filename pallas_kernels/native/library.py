@@ -16,7 +16,7 @@ from pallas_kernels.native.build import (
     library_path,
 )
 
-TARGETS = ("fastgen_linear", "fastgen_attention", "fastgen_kv_write")
+TARGETS = ("fastgen_linear", "fastgen_attention", "fastgen_kv_write", "fastgen_zeros")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,9 +85,9 @@ struct WorkerScratch {
 };
 
 // So many items for each thread leave none of them idle for long at the end.
-constexpr int64_t kItemsPerThread = 8;
+constexpr int64_t kItemsPerThread = 4;
 // Heads whose keys of a block are more than this gain nothing from being read in a row.
-constexpr int64_t kRunBytes = 16 << 10;
+constexpr int64_t kRunBytes = 64 << 10;
 
 // How many kv heads of a split go together: they lie side by side in a page, and a long run is read
 // faster than several short ones.

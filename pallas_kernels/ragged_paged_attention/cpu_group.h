@@ -4,6 +4,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <type_traits>
 
 #include "ragged_paged_attention/cpu_pages.h"
 
@@ -17,9 +19,7 @@ inline constexpr int kMaxHeads = 3;        // of a group at a time: registers ar
 struct Bfloat16Source {
   static constexpr int64_t kStepBytes = kStep * 2;
   static void load(const char* from, Vec* low, Vec* high) { load_bf16_pair(from, low, high); }
-  static constexpr int64_t place(int64_t lane) {
-    return lane % 2 * kLanes + lane / 2;
-  }
+  static constexpr int64_t place(int64_t lane) { return lane % 2 * kLanes + lane / 2; }
 };
 
 struct Float32Source {
@@ -144,7 +144,8 @@ inline Softmax weigh(float* scores, int64_t count, float softcap) {
   return {top, sum(sums)};
 }
 
-// Calls run.template heads<n>(first) for the heads of a group, n at a time.
+// Calls run(n, first) until all heads of a group have had their turn, n at a time; n is a constant
+// of the type.
 template <typename Run>
 void each_heads(int64_t group, const Run& run) {
   for (int64_t head = 0; head < group;) {

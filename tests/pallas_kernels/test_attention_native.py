@@ -177,6 +177,30 @@ def test_a_split_row_is_the_same_on_any_number_of_threads() -> None:
     np.testing.assert_array_equal(attend_native(scenario, alone)[0], results[0][last])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype"),
+    [("float32", None), ("bfloat16", None), ("bfloat16", "float8_e4m3fn")],
+)
+def test_a_row_is_the_same_however_many_kv_heads_go_together(
+    dtype: str, kv_dtype: str | None
+) -> None:
+    """One thread takes them together, many threads singly: there are too few rows for them."""
+    case = replace(
+        mix(num_heads=12, num_kv_heads=4, dtype=dtype),
+        rows=(*((1, 20 + row) for row in range(9)), (1, 290)),
+        pages_per_row=20,
+    )
+    scenario = Scenario(case=case, kv_dtype=kv_dtype, has_sinks=True)
+    inputs = scenario.inputs()
+    results = []
+    for threads in (1, 2, 16):
+        set_num_threads(threads)
+        results.append(attend_native(scenario, inputs))
+    scenario.check(results[0], inputs)
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0], strict=True)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rotary_half", [32, 8])
 def test_the_kernel_rotates_queries(dtype: str, rotary_half: int) -> None:
@@ -219,7 +243,7 @@ FAULTS = {
     "no causal mask": ("cpu_tile.h", "score = last < key ? hidden", "score = last < 0 ? hidden"),
     "a window of a key more": ("cpu_tile.h", "last - window >= key", "last - window > key"),
     "tail not cleared": (
-        "cpu_decode.h",
+        "cpu_group.h",
         "std::fill(scores + count, scores + padded, -INFINITY);",
         "",
     ),
@@ -233,11 +257,22 @@ FAULTS = {
         "int64_t i = 0; i < num_splits",
         "int64_t i = 1; i < 2",
     ),
-    "older values don't fade": ("cpu_decode.h", "i * kLanes) * fading[head]", "i * kLanes)"),
+    "older values don't fade": ("cpu_tile.h", "v * kLanes) * fading[v];", "v * kLanes);"),
+    "the first block again and again": ("cpu_decode.h", "at = places + first;", "at = places;"),
+    "the first kv head for all": (
+        "cpu_decode.h",
+        "head * head_bytes_, block_count",
+        "0, block_count",
+    ),
+    "values of one key instead of two": (
+        "cpu_group.h",
+        "i < kKeys; ++i) sum +=",
+        "i < 1; ++i) sum +=",
+    ),
 }
 FAULTY = Scenario(
     case=replace(
-        mix(num_heads=3, num_kv_heads=1),
+        mix(num_heads=6, num_kv_heads=2),
         rows=((1, 301), (1, 700), (9, 81), (90, 403)),
         num_tokens=110,
         max_rows=5,
@@ -281,10 +316,11 @@ def build_with(fault: str, folder: Path) -> ctypes.CDLL:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("_threads", [2], indirect=True)
+@pytest.mark.parametrize("_threads", [1], indirect=True)
 def test_a_fault_is_caught(fault: str, tmp_path: Path) -> None:
     """By the check of the contract, which passes without a fault."""
     functions = build_with(fault, tmp_path)
+    functions.fastgen_set_num_threads(1)  # one thread takes all kv heads of a split together
     target = "test_attention_" + fault.replace(" ", "_").replace("'", "")
     jax.ffi.register_ffi_target(
         target, jax.ffi.pycapsule(functions.fastgen_attention), platform="cpu"

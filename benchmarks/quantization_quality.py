@@ -7,6 +7,8 @@ negative log-probability; smaller is better, and the relative change to float32 
 The built-in model's file is in 4 bits already (Q4_1), in the groups that int4 uses too, so int4
 would find them ready. Those figures that quantize anew are therefore taken on the same weights in
 another order (``shuffled_model``), whose float32 perplexity is the same and is measured beside.
+
+Each is measured with activations as they are and rounded to int8 (``activation_quantization``).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +36,12 @@ AS_STORED, SHUFFLED = "as stored", "shuffled"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way to keep the weights; ``order`` says which of the two models it is tried on."""
+    """One way to compute products; ``order`` says which of the two models it is tried on."""
 
     order: str
     dtype: str
     quantization: str | None = None
+    activation_quantization: str = "none"
 
     @property
     def name(self) -> str:
@@ -46,17 +49,22 @@ class Variant:
         return self.quantization or self.dtype
 
 
+def _both(order: str, dtype: str, quantization: str) -> tuple[Variant, Variant]:
+    exact = Variant(order=order, dtype=dtype, quantization=quantization)
+    return exact, replace(exact, activation_quantization="int8")
+
+
 # The first of each order is what the others of that order are compared with.
 VARIANTS = (
     Variant(order=AS_STORED, dtype="float32"),
     Variant(order=AS_STORED, dtype="bfloat16"),
-    Variant(order=AS_STORED, dtype="float32", quantization="gguf"),
-    Variant(order=AS_STORED, dtype="bfloat16", quantization="gguf"),
+    *_both(AS_STORED, "float32", "gguf"),
+    *_both(AS_STORED, "bfloat16", "gguf"),
     Variant(order=SHUFFLED, dtype="float32"),
-    Variant(order=SHUFFLED, dtype="float32", quantization="int8"),
-    Variant(order=SHUFFLED, dtype="float32", quantization="int4"),
-    Variant(order=SHUFFLED, dtype="bfloat16", quantization="int8"),
-    Variant(order=SHUFFLED, dtype="bfloat16", quantization="int4"),
+    *_both(SHUFFLED, "float32", "int8"),
+    *_both(SHUFFLED, "float32", "int4"),
+    *_both(SHUFFLED, "bfloat16", "int8"),
+    *_both(SHUFFLED, "bfloat16", "int4"),
 )
 
 
@@ -74,6 +82,7 @@ class Quality:
     order: str
     dtype: str
     quantization: str | None
+    activation_quantization: str
     perplexity: float
     by_text: Mapping[str, float]
     relative_change: float
@@ -95,7 +104,12 @@ def prompt_logprobs(output: RequestOutput) -> list[float]:
 
 
 def measure(
-    model: str | Path, prompts: Mapping[str, Sequence[int]], *, dtype: str, quantization: str | None
+    model: str | Path,
+    prompts: Mapping[str, Sequence[int]],
+    *,
+    dtype: str,
+    quantization: str | None,
+    activation_quantization: str = "none",
 ) -> tuple[dict[str, list[float]], int]:
     """Log-probabilities of each prompt's tokens, and the bytes of the weights."""
     # Imported here: the engine is only needed where something is measured.
@@ -103,7 +117,11 @@ def measure(
     from fastgen_jax.sampling_params import SamplingParams
 
     longest = max(len(prompt) for prompt in prompts.values())
-    settings: dict[str, Any] = {"dtype": dtype, "quantization": quantization}
+    settings: dict[str, Any] = {
+        "dtype": dtype,
+        "quantization": quantization,
+        "activation_quantization": activation_quantization,
+    }
     with LLM(
         model,
         **settings,
@@ -138,12 +156,14 @@ def read_texts() -> dict[str, str]:
 
 def table(results: Sequence[Quality]) -> str:
     """The results as lines of text."""
-    lines = [f"{'weights':10} {'order':10} {'dtype':9} {'perplexity':>10} {'change':>9} {'MB':>6}"]
+    head = f"{'weights':10} {'order':10} {'dtype':9} {'rounded':8}"
+    lines = [f"{head} {'perplexity':>10} {'change':>9} {'MB':>6}"]
     for result in results:
         name = result.quantization or result.dtype
         lines.append(
-            f"{name:10} {result.order:10} {result.dtype:9} {result.perplexity:10.4f} "
-            f"{result.relative_change:+9.3%} {result.weight_bytes / 1e6:6.0f}"
+            f"{name:10} {result.order:10} {result.dtype:9} {result.activation_quantization:8} "
+            f"{result.perplexity:10.4f} {result.relative_change:+9.3%} "
+            f"{result.weight_bytes / 1e6:6.0f}"
         )
     return "\n".join(lines)
 
@@ -194,6 +214,7 @@ class QuantizationQuality:
                 prompts,
                 dtype=variant.dtype,
                 quantization=variant.quantization,
+                activation_quantization=variant.activation_quantization,
             )
             value = perplexity([logprob for text in found.values() for logprob in text])
             baseline = baselines.setdefault(variant.order, value)
@@ -202,13 +223,18 @@ class QuantizationQuality:
                     order=variant.order,
                     dtype=variant.dtype,
                     quantization=variant.quantization,
+                    activation_quantization=variant.activation_quantization,
                     perplexity=value,
                     by_text={name: perplexity(logprobs) for name, logprobs in found.items()},
                     relative_change=value / baseline - 1,
                     weight_bytes=weight_bytes,
                 )
             )
-            print(f"{variant.order}, {variant.dtype}, {variant.name}: {value:.4f}", flush=True)
+            rounding = f"activations {variant.activation_quantization}"
+            print(
+                f"{variant.order}, {variant.dtype}, {variant.name}, {rounding}: {value:.4f}",
+                flush=True,
+            )
         return results
 
 

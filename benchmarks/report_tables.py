@@ -66,7 +66,7 @@ def quantization_quality(content: Content) -> str:
         [
             one["quantization"] or one["dtype"],
             one["order"],
-            one["dtype"],
+            _activations(one),
             f"{one['perplexity']:.2f}",
             f"{one['relative_change']:+.2%}",
             f"{one['weight_bytes'] / 1e6:.0f}",
@@ -75,6 +75,11 @@ def quantization_quality(content: Content) -> str:
     ]
     head = ["weights", "features", "activations", "perplexity", "change", "MB"]
     return table(head, rows)
+
+
+def _activations(variant: Content) -> str:
+    rounded = variant["activation_quantization"] == "int8"
+    return f"{variant['dtype']}, rounded to int8" if rounded else variant["dtype"]
 
 
 def single_stream(content: Content) -> str:

@@ -142,10 +142,15 @@ class Setup:
             )
         else:
             packing = choose_packing(model, dtype=resolved.dtype, quantization=config.quantization)
+            rounds_rows = resolved.activation_quantization == "int8"
             source = PackedSource(
                 model=model,
                 packing=packing,
-                linear=LinearNative() if resolved.is_native else LinearReference(),
+                linear=(
+                    LinearNative(rounds_rows=rounds_rows)
+                    if resolved.is_native
+                    else LinearReference(rounds_rows=rounds_rows)
+                ),
                 stacks=random_stacks(model, packing, config.seed),
             )
         return Decoder(model, source.load(lambda num_bytes: None))

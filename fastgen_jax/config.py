@@ -33,6 +33,7 @@ Implementation = Literal["mosaic_gpu", "triton", "native", "xla"]
 DTYPES = ("auto", "float32", "bfloat16")
 IMPLEMENTATIONS = ("auto", *get_args(Implementation))
 QUANTIZATIONS = ("int8", "int4", "gguf")
+ACTIVATION_QUANTIZATIONS = ("int8", "none")
 LOAD_FORMATS = ("auto", "gguf", "safetensors", "dummy")
 
 
@@ -46,6 +47,10 @@ class EngineConfig:
             for each output. "int4": 4 bits, a scale and a minimum for each 32 inputs; embedding and
             head in int8. "gguf": what a GGUF file holds as Q8_0, Q4_0 or Q4_1 stays as it is, the
             rest has dtype.
+        activation_quantization: of what is multiplied with quantized weights. "int8": each row is
+            rounded to int8, with a scale for each 16 of its numbers, and multiplied in integers,
+            which is faster; matrices that aren't quantized get the row as it is. "none": nothing is
+            rounded. None: "int8" with native kernels and ``quantization``, else "none".
         token_budget: most tokens of one step. None: 256 on a CPU, 512 elsewhere.
         max_num_seqs: most requests running at once. None: 32 on a CPU, 256 elsewhere.
         block_size: tokens of one block of the cache.
@@ -84,6 +89,7 @@ class EngineConfig:
 
     dtype: str = "auto"
     quantization: str | None = None
+    activation_quantization: str | None = None
     token_budget: int | None = None
     max_num_seqs: int | None = None
     block_size: int = 32
@@ -126,6 +132,14 @@ class EngineConfig:
         self._check_choice("dtype", DTYPES)
         if self.quantization is not None:
             self._check_choice("quantization", QUANTIZATIONS)
+        if self.activation_quantization is not None:
+            self._check_choice("activation_quantization", ACTIVATION_QUANTIZATIONS)
+        if self.activation_quantization == "int8" and self.quantization is None:
+            raise self._invalid(
+                "activation_quantization",
+                "rounds what quantized weights are multiplied with, and quantization is None",
+                "set quantization too, or leave it out",
+            )
         self._check_choice("implementation", IMPLEMENTATIONS)
         self._check_choice("load_format", LOAD_FORMATS)
         fraction = self.kv_cache_memory_fraction
@@ -226,6 +240,7 @@ class ResolvedConfig:
 
     Attributes:
         dtype: "float32" or "bfloat16".
+        activation_quantization: "int8" or "none": of what quantized weights are multiplied with.
         implementation: of attention and page write; None for the best.
         max_blocks_per_seq: blocks that a request of max_model_len needs (P).
         max_chained_steps: most decode steps in one launch.
@@ -236,6 +251,7 @@ class ResolvedConfig:
     """
 
     dtype: str
+    activation_quantization: str
     implementation: Implementation | None
     token_budget: int
     max_num_seqs: int
@@ -307,6 +323,7 @@ def resolve_config(
     named = None if config.implementation == "auto" else config.implementation
     return ResolvedConfig(
         dtype=dtype,
+        activation_quantization=_activation_quantization(config, is_native=is_native),
         implementation=cast("Implementation | None", named),
         token_budget=token_budget,
         max_num_seqs=max_num_seqs,
@@ -338,6 +355,12 @@ def user_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     configured = Path(environ.get("XDG_CACHE_HOME", ""))
     base = configured if configured.is_absolute() else Path.home() / ".cache"
     return base / "fastgen_jax"
+
+
+def _activation_quantization(config: EngineConfig, *, is_native: bool) -> str:
+    if config.activation_quantization is not None:
+        return config.activation_quantization
+    return "int8" if is_native and config.quantization is not None else "none"
 
 
 def _step_overhead(*, is_cpu: bool, is_native: bool) -> int:

@@ -229,7 +229,9 @@ def _weight_source(
         model=model,
         packing=packing,
         linear=select_linear_config(
-            target_of(jax.local_devices()[0]), implementation=resolved.implementation
+            target_of(jax.local_devices()[0]),
+            implementation=resolved.implementation,
+            rounds_rows=resolved.activation_quantization == "int8",
         ),
         stacks=stacks,
     )

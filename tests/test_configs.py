@@ -50,6 +50,7 @@ REFUSED: dict[str, list[Any]] = {
     "max_chained_tokens": [0, -1, 1.5, True],
     "num_threads": [0, -1, 1.5, True],
     "quantization": ["int2", "", 4, False],
+    "activation_quantization": ["int4", "", 8, False, "int8"],  # the last: without quantization
     "chunk_multiple": [0, -1, 1.5, None, True],
     "enable_prefix_caching": [0, 1, "yes", None],
     "max_logprobs": [-1, 1.5, None, True],
@@ -67,6 +68,7 @@ CHECKED_ELSEWHERE = {"policy", "compilation_cache_dir"}
 EVERYTHING_SET = EngineConfig(
     dtype="bfloat16",
     quantization="int4",
+    activation_quantization="int8",
     token_budget=64,
     max_num_seqs=8,
     block_size=16,
@@ -263,7 +265,9 @@ def test_defaults_elsewhere() -> None:
 
 def test_what_is_set_holds_on_every_platform() -> None:
     # What belongs to native kernels and to a CPU is refused elsewhere.
-    everywhere = replace(EVERYTHING_SET, quantization=None, num_threads=None)
+    everywhere = replace(
+        EVERYTHING_SET, quantization=None, activation_quantization=None, num_threads=None
+    )
     for platform in ("cpu", "gpu"):
         resolved = resolve(everywhere, platform)
         assert resolved.dtype == "bfloat16"
@@ -348,6 +352,34 @@ def test_threads_without_native_kernels_are_refused(implementation: str) -> None
         resolve_config(config, platform="cpu", model_max_len=512, has_native=has_native)
     allowed = EngineConfig(num_threads=2)
     assert resolve_config(allowed, platform="cpu", model_max_len=512, has_native=True).is_native
+
+
+def test_rounding_needs_quantized_weights() -> None:
+    with pytest.raises(ConfigError, match=r"quantization is None; set quantization too") as caught:
+        EngineConfig(activation_quantization="int8")
+    assert (caught.value.field, caught.value.value) == ("activation_quantization", "int8")
+    assert EngineConfig(activation_quantization="none").quantization is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_native", "expected"),
+    [
+        ({}, True, "none"),
+        ({"quantization": "gguf"}, True, "int8"),
+        ({"quantization": "gguf"}, False, "none"),
+        ({"quantization": "gguf", "implementation": "xla"}, True, "none"),
+        ({"quantization": "int8", "activation_quantization": "none"}, True, "none"),
+        ({"quantization": "int8", "activation_quantization": "int8"}, False, "int8"),
+        ({"activation_quantization": "none"}, True, "none"),
+    ],
+)
+def test_activations_are_rounded_where_native_kernels_gain_by_it(
+    settings: dict[str, Any], has_native: bool, expected: str
+) -> None:
+    resolved = resolve_config(
+        EngineConfig(**settings), platform="cpu", model_max_len=512, has_native=has_native
+    )
+    assert resolved.activation_quantization == expected
 
 
 def test_quantization_is_refused_on_other_devices() -> None:

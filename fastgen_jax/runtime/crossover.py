@@ -51,19 +51,18 @@ def fastest_linear(
     if not isinstance(weights.linear, LinearNative) or num_tokens < _FEWEST_ROWS:
         return weights.linear
     matrix = weights.matrices["gate"]
-    key = _key(matrix, num_tokens, weights.dtype, num_threads)
+    rival = LinearXla(rounds_rows=weights.linear.rounds_rows)
+    key = _key(weights.linear, matrix, num_tokens, weights.dtype, num_threads)
     path = None if cache_dir is None else cache_dir / "crossover.json"
     known = _read(path)
     if key not in known:
-        known[key] = _is_xla_faster(seconds or _seconds, matrix, num_tokens, weights.dtype)
+        native, xla = (
+            min((seconds or _seconds)(config, matrix, num_tokens, weights.dtype))
+            for config in (weights.linear, rival)
+        )
+        known[key] = xla * _NEEDED_SPEEDUP < native
         _write(path, known)
-    return LinearXla() if known[key] else weights.linear
-
-
-def _is_xla_faster(seconds: Timer, matrix: PackedMatrix, num_tokens: int, dtype: str) -> bool:
-    native = min(seconds(LinearNative(), matrix, num_tokens, dtype))
-    xla = min(seconds(LinearXla(), matrix, num_tokens, dtype))
-    return xla * _NEEDED_SPEEDUP < native
+    return rival if known[key] else weights.linear
 
 
 def _seconds(
@@ -91,9 +90,11 @@ def _seconds(
     return seconds
 
 
-def _key(matrix: PackedMatrix, num_tokens: int, dtype: str, num_threads: int) -> str:
+def _key(
+    config: LinearConfig, matrix: PackedMatrix, num_tokens: int, dtype: str, num_threads: int
+) -> str:
     sizes = (matrix.format, matrix.in_features, matrix.out_features)
-    parts = (*sizes, num_tokens, dtype, num_threads)
+    parts = (config, *sizes, num_tokens, dtype, num_threads)
     machine = (version("jaxlib"), source_digest(), cpu_flags())
     return hashlib.sha256(repr((parts, machine)).encode()).hexdigest()
 

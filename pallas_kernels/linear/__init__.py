@@ -6,6 +6,7 @@ from pallas_kernels.linear.format import FORMATS, FormatName, WeightFormat
 from pallas_kernels.linear.norm import RmsNorm
 from pallas_kernels.linear.pack import allocate, pack, pack_blocks, pack_values
 from pallas_kernels.linear.packed import PackedMatrix
+from pallas_kernels.linear.rounding import rounded_rows
 from pallas_kernels.linear.select import select_linear_config
 from pallas_kernels.linear.unpack import take_columns, unpack, unpack_layer
 
@@ -24,6 +25,7 @@ __all__ = [
     "pack",
     "pack_blocks",
     "pack_values",
+    "rounded_rows",
     "select_linear_config",
     "take_columns",
     "unpack",

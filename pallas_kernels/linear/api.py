@@ -28,8 +28,9 @@ def linear(
     """Rows of x times one layer of each matrix: ``f(norm(x) @ W[layer])``, a result for each.
 
     Products, residual and gate are computed in float32 and rounded once at the end; what the norm
-    gives is rounded to x's dtype, as it is where a norm stands alone. The kernel is imported when
-    it is called for, so the reference needs no compiled library.
+    gives is rounded to x's dtype, as it is where a norm stands alone. Where ``config`` rounds rows,
+    quantized matrices are multiplied with rows of eight bits (``rounding.rounded_rows``). The
+    kernel is imported when it is called for, so the reference needs no compiled library.
 
     Args:
         x: rows, float32 or bfloat16.
@@ -40,7 +41,7 @@ def linear(
         residual: [T, O], added to the product of a single matrix.
         gated: of two matrices with equal outputs, one result: ``silu(x @ first) * (x @ second)``.
         out_dtype: of the results; None for x's.
-        config: names the implementation.
+        config: names the implementation, and whether rows are rounded for quantized weights.
 
     Raises:
         ValueError: arguments that don't fit together; the message names them.

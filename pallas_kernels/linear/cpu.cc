@@ -1,7 +1,6 @@
 #include "linear/cpu.h"
 
 #include <algorithm>
-#include <atomic>
 #include <type_traits>
 
 #include "linear/epilogue.h"
@@ -74,28 +73,6 @@ void few_rows(const LinearArgs& args, int index, int64_t first, int64_t last,
     first += count;
   }
 }
-
-// Hands out the numbers [0, end) in pieces that shrink towards the end: all finish together.
-class ShrinkingQueue {
- public:
-  ShrinkingQueue(int64_t end, int64_t largest, int64_t shares)
-      : end_(end), largest_(largest), shares_(shares) {}
-  bool next(int64_t* first, int64_t* last) {
-    int64_t start = next_.load(std::memory_order_relaxed), size;
-    do {
-      if (start >= end_) return false;
-      size = std::max<int64_t>(1, std::min(largest_, (end_ - start) / shares_));
-      if (size > 1) size = size / 2 * 2;
-    } while (!next_.compare_exchange_weak(start, start + size, std::memory_order_relaxed));
-    *first = start;
-    *last = start + size;
-    return true;
-  }
-
- private:
-  int64_t end_, largest_, shares_;
-  std::atomic<int64_t> next_{0};
-};
 
 // Panels are handed out in pairs.
 int64_t num_pairs(const Matrix& matrix) { return (num_panels(matrix) + 1) / 2; }
@@ -258,6 +235,7 @@ void multiply_many(const LinearArgs& args) {
 
 void linear(const LinearArgs& args) {
   if (args.num_rows <= 0) return;
+  if (is_for_codes(args)) return linear_codes(args);
   if (args.num_rows <= kMaxDecodingRows) {
     multiply_few(args);
   } else {

@@ -40,10 +40,15 @@ struct LinearArgs {
 
   Matrix matrices[kMaxMatrices];
   int num_matrices;
+  bool rounds_rows;  // to int8 with a scale for each 16 features, before products with codes
   void* outs[kMaxMatrices];  // [rows, out_features] each
   DType out_dtype;
 };
 
 void linear(const LinearArgs& args);
+
+// Whether a call has products of rounded rows; those are computed by the function below.
+bool is_for_codes(const LinearArgs& args);
+void linear_codes(const LinearArgs& args);
 
 }  // namespace fastgen

@@ -24,7 +24,8 @@ bool has_scales(WeightFormat format) {
 // each matrix.
 ffi::Error linear_ffi(ffi::RemainingArgs arguments, ffi::RemainingRets results,
                       ffi::Span<const int64_t> formats, ffi::Span<const int64_t> out_features,
-                      bool has_norm, float norm_epsilon, bool has_residual, bool gated) {
+                      bool has_norm, float norm_epsilon, bool has_residual, bool gated,
+                      bool rounds_rows) {
   LinearArgs args = {};
   size_t next = 0;
   auto take = [&] { return arguments.get<ffi::AnyBuffer>(next++); };
@@ -57,6 +58,7 @@ ffi::Error linear_ffi(ffi::RemainingArgs arguments, ffi::RemainingRets results,
   }
 
   args.gated = gated;
+  args.rounds_rows = rounds_rows;
   args.num_matrices = static_cast<int>(formats.size());
   if (args.num_matrices > kMaxMatrices) return invalid("linear: too many matrices");
   for (int i = 0; i < args.num_matrices; ++i) {
@@ -103,4 +105,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
         .Attr<bool>("has_norm")
         .Attr<float>("norm_epsilon")
         .Attr<bool>("has_residual")
-        .Attr<bool>("gated"));
+        .Attr<bool>("gated")
+        .Attr<bool>("rounds_rows"));

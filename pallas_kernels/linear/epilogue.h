@@ -7,9 +7,11 @@ namespace fastgen {
 
 FASTGEN_INLINE Vec silu(Vec value) { return value / (exp(-value) + 1.0f); }
 
-FASTGEN_INLINE Vec scaled(const Matrix& matrix, int64_t column, Vec sums) {
+FASTGEN_INLINE Vec scaled(const LinearArgs& args, int index, int64_t column, Vec sums) {
+  const Matrix& matrix = args.matrices[index];
   if (matrix.format != WeightFormat::kInt8) return sums;
-  return sums * (load<Vec>(static_cast<const float*>(matrix.scales) + column) * Int8Format::kUnit);
+  const Vec scale = load<Vec>(static_cast<const float*>(matrix.scales) + column);
+  return sums * (args.rounds_rows ? scale : scale * Int8Format::kUnit);
 }
 
 FASTGEN_INLINE void store_as(void* to, DType dtype, int64_t i, Vec value) {
@@ -38,8 +40,8 @@ inline void finish(const LinearArgs& args, int index, int64_t panel, int64_t fir
       const int64_t column = panel * kPanel + v * kLanes, lane = r * width + v * kLanes;
       const int64_t at = (first_row + r) * N + column;
       const int64_t count = N - column < kLanes ? N - column : kLanes;
-      Vec y = scaled(args.matrices[index], column, load<Vec>(sums + lane));
-      if (args.gated) y = silu(y) * scaled(args.matrices[1], column, load<Vec>(others + lane));
+      Vec y = scaled(args, index, column, load<Vec>(sums + lane));
+      if (args.gated) y = silu(y) * scaled(args, 1, column, load<Vec>(others + lane));
       if (count == kLanes) {
         if (args.residual) y = y + load_as_float(args.residual, args.x_dtype, at);
         store_as(args.outs[index], args.out_dtype, at, y);

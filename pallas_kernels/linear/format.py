@@ -60,6 +60,11 @@ class WeightFormat:
     has_mins: bool = False
 
     @property
+    def is_quantized(self) -> bool:
+        """Codes are integers, and a scale makes weights of them."""
+        return self.scale_dtype is not None
+
+    @property
     def bytes_per_weight(self) -> float:
         """Of codes, and of the groups' scales and mins; a whole column's scale isn't counted."""
         scales = (1 + self.has_mins) * 2 / GROUP if self.is_grouped else 0.0

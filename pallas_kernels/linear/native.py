@@ -42,7 +42,6 @@ def linear_native(
     Raises:
         RuntimeError: there are no native kernels here; the message says why.
     """
-    del config
     if native_library() is None:
         raise RuntimeError(f"no native kernels: {native_obstacle()}; use LinearReference()")
     arguments = [x, jnp.asarray(layer, jnp.int32), jnp.asarray(num_tokens, jnp.int32)]
@@ -67,5 +66,6 @@ def linear_native(
             norm_epsilon=np.float32(0.0 if norm is None else norm.epsilon),
             has_residual=residual is not None,
             gated=gated,
+            rounds_rows=config.rounds_rows,
         )
     )

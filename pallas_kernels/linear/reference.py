@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.linear.config import LinearReference, LinearXla
 from pallas_kernels.linear.norm import RmsNorm
 from pallas_kernels.linear.packed import PackedMatrix
+from pallas_kernels.linear.rounding import rounded_rows
 from pallas_kernels.linear.unpack import unpack_layer
 
 
@@ -30,9 +31,10 @@ def linear_reference(
     rows = x if norm is None else _normalized(x, norm, layer)
     is_exact = isinstance(config, LinearReference)
     dtype = jnp.float32 if is_exact else x.dtype
+    rounded = rounded_rows(rows) if config.rounds_rows else rows
     products = [
         jnp.matmul(
-            rows.astype(dtype),
+            (rounded if matrix.weight_format.is_quantized else rows).astype(dtype),
             unpack_layer(matrix, layer).astype(dtype),
             precision=lax.Precision.HIGHEST if is_exact else None,
             preferred_element_type=jnp.float32,

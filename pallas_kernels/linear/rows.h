@@ -109,6 +109,13 @@ inline void normalize(const LinearArgs& args, float* line) {
   }
 }
 
+// A row in float32, normalized, with zeros from its end to `depth`.
+inline void read_row(const LinearArgs& args, int64_t row, int64_t depth, float* line) {
+  widen(args.x, args.x_dtype, row * args.in_features, args.in_features, line);
+  if (args.norm_weight != nullptr) normalize(args, line);
+  for (int64_t k = args.in_features; k < depth; ++k) line[k] = 0;
+}
+
 template <int kHeight>
 void interleave(const float* lines, int64_t depth, float* to) {
   for (int64_t k = 0; k < depth; ++k) {
@@ -139,11 +146,7 @@ inline void pack_block(const LinearArgs& args, const RowBlocks& blocks, int64_t 
   const int height = blocks.height(block);
   const int64_t depth = blocks.depth();
   for (int r = 0; r < height; ++r) {
-    float* line = lines + r * depth;
-    const int64_t first = (blocks.first_row(block) + r) * args.in_features;
-    widen(args.x, args.x_dtype, first, args.in_features, line);
-    if (args.norm_weight != nullptr) normalize(args, line);
-    for (int64_t k = args.in_features; k < depth; ++k) line[k] = 0;
+    read_row(args, blocks.first_row(block) + r, depth, lines + r * depth);
   }
   with_height(height, [&](auto constant) {
     constexpr int kHeight = decltype(constant)::value;

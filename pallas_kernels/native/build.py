@@ -101,7 +101,8 @@ def library_path(name: str, folder: Path = LIBRARIES) -> Path:
 
 def kernel_sources() -> tuple[Path, ...]:
     """What is compiled anew for every instruction set."""
-    return tuple(sorted([*ROOT.glob("*/cpu.cc"), *ROOT.glob("*/cpu_pack.cc")]))
+    names = ("cpu", "cpu_codes", "cpu_pack")
+    return tuple(sorted(path for name in names for path in ROOT.glob(f"*/{name}.cc")))
 
 
 def shared_sources() -> tuple[Path, ...]:

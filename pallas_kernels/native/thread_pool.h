@@ -1,6 +1,7 @@
 // A few threads that take part in one kernel at a time.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -78,6 +79,28 @@ class WorkQueue {
 
  private:
   int64_t end_, piece_;
+  std::atomic<int64_t> next_{0};
+};
+
+// Hands out the numbers [0, end) in pieces that shrink towards the end: all finish together.
+class ShrinkingQueue {
+ public:
+  ShrinkingQueue(int64_t end, int64_t largest, int64_t shares)
+      : end_(end), largest_(largest), shares_(shares) {}
+  bool next(int64_t* first, int64_t* last) {
+    int64_t start = next_.load(std::memory_order_relaxed), size;
+    do {
+      if (start >= end_) return false;
+      size = std::max<int64_t>(1, std::min(largest_, (end_ - start) / shares_));
+      if (size > 1) size = size / 2 * 2;
+    } while (!next_.compare_exchange_weak(start, start + size, std::memory_order_relaxed));
+    *first = start;
+    *last = start + size;
+    return true;
+  }
+
+ private:
+  int64_t end_, largest_, shares_;
   std::atomic<int64_t> next_{0};
 };
 

@@ -67,13 +67,14 @@ def test_the_table_names_everything() -> None:
         order="shuffled",
         dtype="bfloat16",
         quantization="int4",
+        activation_quantization="int8",
         perplexity=12.345678,
         by_text={},
         relative_change=0.0123,
         weight_bytes=94_900_000,
     )
     line = table([result]).splitlines()[1]
-    assert line.split() == ["int4", "shuffled", "bfloat16", "12.3457", "+1.230%", "95"]
+    assert line.split() == ["int4", "shuffled", "bfloat16", "int8", "12.3457", "+1.230%", "95"]
 
 
 def tiny_logits(directory: Path) -> np.ndarray:
@@ -126,6 +127,7 @@ def test_measured_changes_follow_from_measured_perplexities() -> None:
     baselines: dict[str, float] = {}
     for variant in variants:
         baseline = baselines.setdefault(variant["order"], variant["perplexity"])
+        assert variant["activation_quantization"] in ("int8", "none")
         assert variant["relative_change"] == pytest.approx(variant["perplexity"] / baseline - 1)
 
 

@@ -16,8 +16,10 @@ from pallas_kernels.linear import (
     LinearConfig,
     LinearNative,
     LinearReference,
+    LinearXla,
     PackedMatrix,
     linear,
+    rounded_rows,
     select_linear_config,
 )
 from pallas_kernels.target import CPU, H100
@@ -71,7 +73,18 @@ class TestReference(LinearContract):
 
     def multiply(self, scenario: Scenario, inputs: LinearInputs) -> tuple[np.ndarray, ...]:
         """The reference's results."""
-        return multiply_with(scenario, inputs, LinearReference())
+        config = LinearReference(rounds_rows=scenario.rounds_rows)
+        return multiply_with(scenario, inputs, config)
+
+
+class TestXla(LinearContract):
+    """XLA's own product of float32 rows; rows of bfloat16 are rounded further than is promised."""
+
+    def multiply(self, scenario: Scenario, inputs: LinearInputs) -> tuple[np.ndarray, ...]:
+        """Its results."""
+        if scenario.dtype == "bfloat16":
+            pytest.skip("weights are rounded to bfloat16, which the check doesn't allow for")
+        return multiply_with(scenario, inputs, LinearXla(rounds_rows=scenario.rounds_rows))
 
 
 @pytest.mark.parametrize("has_norm", [False, True])
@@ -82,6 +95,34 @@ def test_the_check_notices_an_error_of_one_part_in_a_hundred(has_norm: bool) -> 
     check((seen,), scenario, inputs)
     with pytest.raises(AssertionError, match="times the error"):
         check((seen * np.asarray(1.02, seen.dtype),), scenario, inputs)
+
+
+@pytest.mark.parametrize("has_norm", [False, True])
+@pytest.mark.parametrize("format", ["int8", "q4_1"])
+def test_the_check_notices_rows_that_are_not_rounded(format: FormatName, has_norm: bool) -> None:
+    scenario = Scenario(format=format, has_norm=has_norm, rounds_rows=True)
+    inputs = make_inputs(scenario)
+    with pytest.raises(AssertionError, match="times the error"):
+        check(multiply_with(scenario, inputs, LinearReference()), scenario, inputs)
+    exact = replace(scenario, rounds_rows=False)
+    with pytest.raises(AssertionError, match="times the error"):
+        check(multiply_with(scenario, inputs, LinearReference(rounds_rows=True)), exact, inputs)
+
+
+def test_rounded_rows_are_near_the_rows() -> None:
+    """Half a step of 1/127 of the largest of 16 numbers at most, and all 255 codes are used."""
+    x = jnp.linspace(-1, 1, 16 * 64).reshape(64, 16)[:, ::-1] * 3
+    rounded = np.asarray(rounded_rows(x), np.float64)
+    steps = np.abs(np.asarray(x)).max(-1, keepdims=True) / 127
+    assert (np.abs(rounded - np.asarray(x)) <= 0.5001 * steps).all()
+    codes = np.rint(rounded / steps)
+    np.testing.assert_allclose(rounded / steps, codes, atol=1e-4)
+    assert np.abs(codes).max() == 127
+
+
+def test_ties_go_to_even_codes() -> None:
+    x = jnp.zeros((1, 16)).at[0, :5].set(jnp.asarray([127.0, 0.5, 1.5, 2.5, -3.5]))
+    assert np.asarray(rounded_rows(x))[0, :5] == pytest.approx([127, 0, 2, 2, -4])
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -189,6 +230,11 @@ class TestChoice:
 
     def test_xla_can_be_asked_for(self) -> None:
         assert select_linear_config(CPU, implementation="xla") == LinearReference()
+
+    def test_rounding_goes_into_the_choice(self, obstacle: str | None) -> None:
+        chosen = select_linear_config(CPU, rounds_rows=True)
+        assert (chosen.rounds_rows, obstacle is None) == (True, isinstance(chosen, LinearNative))
+        assert select_linear_config(H100, rounds_rows=True) == LinearReference(rounds_rows=True)
 
     def test_an_unknown_name(self) -> None:
         with pytest.raises(ValueError, match="'cuda' is unknown"):

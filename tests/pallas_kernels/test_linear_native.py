@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 import jax
@@ -37,7 +38,7 @@ def multiply(scenario: Scenario, inputs: LinearInputs) -> tuple[np.ndarray, ...]
             residual=inputs.residual,
             gated=scenario.gated,
             out_dtype=scenario.out_dtype,
-            config=LinearNative(),
+            config=LinearNative(rounds_rows=scenario.rounds_rows),
         )
 
     results = tuple(np.array(result) for result in call(inputs))
@@ -61,9 +62,17 @@ def threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("rows", [1, 4, 40])
+@pytest.mark.parametrize("rounds_rows", [False, True])
 @pytest.mark.parametrize("format", ["bfloat16", "q4_1", "int8"])
-def test_threads_do_not_change_a_bit(format: FormatName, rows: int) -> None:
-    scenario = Scenario(format=format, rows=rows, out_features=(90, 90), gated=True, has_norm=True)
+def test_threads_do_not_change_a_bit(format: FormatName, rows: int, rounds_rows: bool) -> None:
+    scenario = Scenario(
+        format=format,
+        rows=rows,
+        out_features=(90, 90),
+        gated=True,
+        has_norm=True,
+        rounds_rows=rounds_rows,
+    )
     inputs = make_inputs(scenario)
     results = []
     for count in (1, 2, 5):
@@ -73,18 +82,27 @@ def test_threads_do_not_change_a_bit(format: FormatName, rows: int) -> None:
     np.testing.assert_array_equal(results[0], results[2], strict=True)
 
 
-@pytest.mark.parametrize("format", ["bfloat16", "int8", "q4_1"])
-def test_many_rows_of_a_deep_matrix(format: FormatName) -> None:
+@pytest.mark.parametrize(
+    ("format", "rounds_rows"),
+    [("bfloat16", False), ("int8", False), ("q4_1", False), ("int8", True), ("q4_1", True)],
+)
+def test_many_rows_of_a_deep_matrix(format: FormatName, rounds_rows: bool) -> None:
     """Rows and depth that take the kernel more than one round of its blocks."""
     scenario = Scenario(
-        format=format, rows=600, in_features=1312, out_features=(40,), num_layers=1, layer=0
+        format=format,
+        rows=600,
+        in_features=1312,
+        out_features=(40,),
+        num_layers=1,
+        layer=0,
+        rounds_rows=rounds_rows,
     )
     inputs = make_inputs(scenario)
     seen = multiply(scenario, inputs)
     check(seen, scenario, inputs)
     first = make_inputs(scenario)
     (alone,) = multiply(
-        Scenario(format=format, rows=1, in_features=1312, out_features=(40,)),
+        replace(scenario, rows=1),
         LinearInputs(
             x=first.x[500:501],
             matrices=first.matrices,

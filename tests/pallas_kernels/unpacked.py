@@ -27,6 +27,22 @@ def unpacked_lines(matrix: PackedMatrix, layer: int) -> np.ndarray:
     return lines
 
 
+def term_sizes(matrix: PackedMatrix, layer: int) -> np.ndarray:
+    """What a kernel may add up for each weight [out, in]: magnitudes before they cancel.
+
+    A product with four-bit codes adds scale * code and the minimum apart.
+    """
+    lines = np.abs(unpacked_lines(matrix, layer))
+    if matrix.mins is None and matrix.format != "q4_0":
+        return lines
+    columns = (matrix.num_layers, -1, matrix.in_features // 32, 16)
+    stack = matrix.scales if matrix.mins is None else matrix.mins
+    shifts = np.asarray(stack, np.float64).reshape(columns)[layer]
+    shifts = np.abs(shifts) * (8 if matrix.mins is None else 1)
+    by_output = shifts.transpose(0, 2, 1).reshape(-1, columns[2])[: matrix.out_features]
+    return lines + 2 * np.repeat(by_output, 32, axis=1)
+
+
 def _codes(format: str, panel: np.ndarray, column: int, features: np.ndarray) -> np.ndarray:
     """The numbers that one column of a panel codes for its features."""
     if format == "float32":

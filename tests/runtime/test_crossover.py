@@ -15,16 +15,20 @@ from tests.models.test_packed import model_config, packed_source
 
 
 class FakeClock:
-    """Times of products, by their configuration; counts how often it is asked."""
+    """Times of products, by their configuration; keeps what it is asked for."""
 
     def __init__(self, *, native: float, xla: float) -> None:
         self._seconds = {LinearNative: native, LinearXla: xla}
-        self.num_asked = 0
+        self.asked: list[LinearConfig] = []
+
+    @property
+    def num_asked(self) -> int:
+        return len(self.asked)
 
     def __call__(
         self, config: LinearConfig, matrix: PackedMatrix, num_tokens: int, dtype: str
     ) -> list[float]:
-        self.num_asked += 1
+        self.asked.append(config)
         return [9.0, self._seconds[type(config)]]
 
 
@@ -67,6 +71,15 @@ def test_another_case_is_measured_again(tmp_path: Path, changes: dict[str, objec
     choose(clock, tmp_path)
     choose(clock, tmp_path, **changes)
     assert clock.num_asked == 4
+
+
+def test_rounded_rows_are_a_case_of_their_own(tmp_path: Path) -> None:
+    clock = FakeClock(native=1.0, xla=0.1)
+    rounding = weights(LinearNative(rounds_rows=True), "int8")
+    assert choose(clock, tmp_path, weights=rounding) == LinearXla(rounds_rows=True)
+    assert choose(clock, tmp_path, weights=weights(quantization="int8")) == LinearXla()
+    assert clock.num_asked == 4
+    assert all(config.rounds_rows for config in clock.asked[:2])
 
 
 def test_few_rows_and_other_choices_are_left_alone(tmp_path: Path) -> None:

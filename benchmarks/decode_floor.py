@@ -18,10 +18,14 @@ class DecodeFloor:
     Attributes:
         memory: to read weights, keys and values.
         matmul: to compute all products.
+        in_turn: the larger of both for the products with weights, and then for attention, which
+            can't begin before them: a step does one after the other, so its memory rests while
+            products are computed.
     """
 
     memory: float
     matmul: float
+    in_turn: float
 
     @property
     def seconds(self) -> float:
@@ -66,6 +70,14 @@ class DecodeCost:
 
     def floor(self, *, rows: int, context: int, read_rate: float, flop_rate: float) -> DecodeFloor:
         """The floor of R = ``rows`` at C = ``context``; rates in bytes and FLOPs per second."""
-        num_bytes = self.weight_bytes + rows * context * self.kv_bytes_per_token
-        flops = rows * (self.flops_per_row + context * self.flops_per_context_token)
-        return DecodeFloor(memory=num_bytes / read_rate, matmul=flops / flop_rate)
+        keys = rows * context
+        weights = self.weight_bytes / read_rate, rows * self.flops_per_row / flop_rate
+        attention = (
+            keys * self.kv_bytes_per_token / read_rate,
+            keys * self.flops_per_context_token / flop_rate,
+        )
+        return DecodeFloor(
+            memory=weights[0] + attention[0],
+            matmul=weights[1] + attention[1],
+            in_turn=max(weights) + max(attention),
+        )

@@ -198,6 +198,7 @@ def cell_entries(
             "matmul_floor": floors[rows, context].matmul,
             "bound": floors[rows, context].bound,
             "times_floor": spread.median / floors[rows, context].seconds,
+            "times_in_turn": spread.median / floors[rows, context].in_turn,
         }
         for (rows, context), spread in seconds.items()
     ]
@@ -205,12 +206,13 @@ def cell_entries(
 
 def steps_table(entries: Sequence[Mapping[str, Any]]) -> str:
     """A line per cell, in milliseconds."""
-    lines = [f"{'rows':>5}{'context':>9}{'step ms':>10}{'memory':>9}{'matmul':>9}{'× floor':>9}"]
+    head = f"{'rows':>5}{'context':>9}{'step ms':>10}{'memory':>9}{'matmul':>9}"
+    lines = [f"{head}{'× floor':>9}{'in turn':>9}"]
     for one in entries:
         lines.append(
             f"{one['rows']:5}{one['context']:9}{1e3 * one['seconds']['median']:10.1f}"
             f"{1e3 * one['memory_floor']:9.1f}{1e3 * one['matmul_floor']:9.1f}"
-            f"{one['times_floor']:9.2f}"
+            f"{one['times_floor']:9.2f}{one['times_in_turn']:9.2f}"
         )
     return "\n".join(lines)
 

@@ -142,6 +142,7 @@ def decode_steps(content: Content) -> str:
             f"{1e3 * one['memory_floor']:.1f}",
             f"{1e3 * one['matmul_floor']:.1f}",
             f"{one['times_floor']:.2f}",
+            f"{one['times_in_turn']:.2f}",
         ]
         for one in content["cells"]
     ]
@@ -152,6 +153,7 @@ def decode_steps(content: Content) -> str:
         "memory floor, ms",
         "matmul floor, ms",
         "over the larger",
+        "over both in turn",
     ]
     return (
         f"{content['settings']['dtype']}; memory read {content['read_rate'] / 1e9:.1f} GB/s, best "

@@ -17,10 +17,10 @@ def cost_of(model, itemsize: int = 2) -> DecodeCost:
 
 
 def test_the_larger_floor_counts_and_is_named():
-    assert DecodeFloor(memory=2.0, matmul=1.0).seconds == 2.0
-    assert DecodeFloor(memory=2.0, matmul=1.0).bound == "memory"
-    assert DecodeFloor(memory=2.0, matmul=3.0).seconds == 3.0
-    assert DecodeFloor(memory=2.0, matmul=3.0).bound == "matmul"
+    assert DecodeFloor(memory=2.0, matmul=1.0, in_turn=2.5).seconds == 2.0
+    assert DecodeFloor(memory=2.0, matmul=1.0, in_turn=2.5).bound == "memory"
+    assert DecodeFloor(memory=2.0, matmul=3.0, in_turn=3.5).seconds == 3.0
+    assert DecodeFloor(memory=2.0, matmul=3.0, in_turn=3.5).bound == "matmul"
 
 
 def test_bytes_and_flops_of_smollm2():
@@ -49,3 +49,15 @@ def test_floor_reads_weights_once_and_the_context_of_every_row():
     floor = cost.floor(rows=4, context=50, read_rate=100.0, flop_rate=1000.0)
     assert floor.memory == pytest.approx((1000 + 4 * 50 * 10) / 100)
     assert floor.matmul == pytest.approx(4 * (600 + 50 * 3) / 1000)
+    weights = max(1000 / 100, 4 * 600 / 1000)
+    attention = max(4 * 50 * 10 / 100, 4 * 50 * 3 / 1000)
+    assert floor.in_turn == pytest.approx(weights + attention)
+
+
+def test_what_comes_in_turn_takes_longer_than_either_floor():
+    cost = DecodeCost(
+        weight_bytes=1000, kv_bytes_per_token=10, flops_per_row=6000, flops_per_context_token=3
+    )
+    floor = cost.floor(rows=4, context=50, read_rate=100.0, flop_rate=1000.0)
+    assert floor.in_turn == pytest.approx(4 * 6000 / 1000 + 4 * 50 * 10 / 100)
+    assert floor.in_turn > floor.seconds

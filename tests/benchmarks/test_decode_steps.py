@@ -44,14 +44,15 @@ def test_every_row_gets_the_context_and_blocks_of_its_own():
 def test_entries_relate_the_time_to_the_larger_floor():
     seconds = {(1, 128): Spread.of([0.2, 0.3, 0.4]), (8, 128): Spread.of([0.6])}
     floors = {
-        (1, 128): DecodeFloor(memory=0.1, matmul=0.05),
-        (8, 128): DecodeFloor(memory=0.2, matmul=0.4),
+        (1, 128): DecodeFloor(memory=0.1, matmul=0.05, in_turn=0.12),
+        (8, 128): DecodeFloor(memory=0.2, matmul=0.4, in_turn=0.5),
     }
     entries = cell_entries(seconds, floors)
     assert [one["times_floor"] for one in entries] == pytest.approx([3.0, 1.5])
+    assert [one["times_in_turn"] for one in entries] == pytest.approx([2.5, 1.2])
     assert [one["bound"] for one in entries] == ["memory", "matmul"]
     lines = steps_table(entries).splitlines()
-    assert lines[1].split() == ["1", "128", "300.0", "100.0", "50.0", "3.00"]
+    assert lines[1].split() == ["1", "128", "300.0", "100.0", "50.0", "3.00", "2.50"]
     assert len(lines) == 3
 
 

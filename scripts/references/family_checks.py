@@ -23,6 +23,10 @@ EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
 Score = Callable[[PreTrainedModel], torch.Tensor]
 
 
+class UnfeltError(ValueError):
+    """A change of the case, or one of its tensors, matters too little or too much."""
+
+
 def built(case: Case, change: Change | None = None) -> PreTrainedModel:
     """Return the case's model, its config changed if asked, with transformers' own weights."""
     fields = copy.deepcopy(dict(case.config) | dict(change.config if change else {}))
@@ -64,11 +68,11 @@ def fields_felt(case: Case, model: PreTrainedModel, score: Score) -> dict[str, f
     for change in (*case.felt, *common_changes(case)):
         felt[change.name] = distance(base, score(changed(case, change, state)))
         if felt[change.name] <= FELT:
-            raise ValueError(f"{case.name}: {change.name!r} moves only {felt[change.name]:.1e}")
+            raise UnfeltError(f"{case.name}: {change.name!r} moves only {felt[change.name]:.1e}")
     for change in case.unfelt:
         moved = distance(base, score(changed(case, change, state)))
         if moved > UNFELT:
-            raise ValueError(f"{case.name}: {change.name!r} moves {moved:.1e}, and should not")
+            raise UnfeltError(f"{case.name}: {change.name!r} moves {moved:.1e}, and should not")
     return felt
 
 
@@ -113,7 +117,7 @@ def tensors_felt(case: Case, model: PreTrainedModel, score: Score) -> dict[str, 
             parameter.copy_(values)
         expected = re.search(case.insensitive, group) is None
         if (felt[group] > FELT) != expected:
-            raise ValueError(f"{case.name}: without {group} {felt[group]:.1e} moves")
+            raise UnfeltError(f"{case.name}: without {group} {felt[group]:.1e} moves")
     if distance(base, score(model)) != 0:
         raise ValueError(f"{case.name}: the weights were not restored")
     return felt

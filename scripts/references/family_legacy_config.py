@@ -19,7 +19,7 @@ def legacy_config(config: dict[str, Any]) -> dict[str, Any]:
         legacy["hidden_act"] = "gelu"
     if model_type == "falcon" and legacy.get("num_ln_in_parallel_attn") == 2:
         del legacy["num_ln_in_parallel_attn"]
-    if legacy.get("head_dim") == default_head_dim(config) and model_type in ("llama", "mistral"):
+    if model_type in ("llama", "mistral") and legacy["head_dim"] == default_head_dim(config):
         del legacy["head_dim"]
     rope = config.get("rope_parameters")
     if rope is None:

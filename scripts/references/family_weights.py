@@ -27,9 +27,9 @@ def randomize(model: nn.Module, seed: int, *, tied: bool, unit_offset: bool) -> 
     final = (6.0 if unit_offset else 3.0) if tied and has_final_norm else 1.0
     generator = torch.Generator().manual_seed(seed)
     for module_name, module in model.named_modules():
-        if tied and module_name.endswith("lm_head"):
-            continue
         for name, parameter in module.named_parameters(recurse=False):
+            if tied and f"{module_name}.{name}".endswith("lm_head.weight"):
+                continue
             values = torch.randn(parameter.shape, generator=generator)
             path = f"{module_name}.{name}"
             if "Norm" in type(module).__name__:

@@ -12,6 +12,7 @@ transformers 4), model.safetensors, generation_config.json where it matters and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import shutil
@@ -27,6 +28,7 @@ import family_cases_qwen
 import torch
 from family_case import Case
 from family_checks import (
+    UnfeltError,
     built,
     distance,
     fields_felt,
@@ -35,6 +37,7 @@ from family_checks import (
     tensors_felt,
 )
 from family_legacy_config import legacy_config
+from family_readme import readme
 from family_weights import randomize
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
@@ -94,11 +97,13 @@ def parse_args() -> argparse.Namespace:
 
 
 def first_clear_seed(case: Case) -> int:
-    """Return the smallest seed whose continuations are clear choices."""
+    """Return the smallest seed whose continuations are clear choices and feel all changes."""
     for seed in range(NUM_SEEDS):
         model = weighted(case, seed)
         if unclear(case, model) is None:
-            return seed
+            with contextlib.suppress(UnfeltError):
+                fields_felt(case, model, first_logprobs)
+                return seed
     raise SystemExit(f"{case.name}: no clear seed below {NUM_SEEDS}")
 
 
@@ -335,21 +340,6 @@ def weakest(felt: dict[str, float]) -> dict[str, float]:
     return rounded({name: felt[name]})
 
 
-def readme(out: Path) -> str:
-    """Return the list of cases in Markdown, a row for each directory."""
-    rows = "\n".join(row(path) for path in sorted(out.glob("*/greedy.json")))
-    return README.format(rows=rows)
-
-
-def row(path: Path) -> str:
-    """Return a case's row of the list."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    size = (path.parent / "model.safetensors").stat().st_size
-    felt = min(content["felt"].values(), default=0.0)
-    cells = (content["case"], content["model_type"], content["covers"])
-    return f"| {' | '.join(cells)} | {content['smallest_margin']} | {felt} | {size // 1000} |"
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write compact JSON, replacing the file in one go."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
@@ -357,40 +347,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write(text)
     Path(file.name).chmod(0o644)
     Path(file.name).replace(path)
-
-
-README = """# Reference outputs of every model family
-
-Made by transformers from tiny random checkpoints in float32:
-
-    python scripts/references/make_family_references.py --out tests/references/families
-
-needs torch, transformers and safetensors; `--check` computes the committed ones again and
-compares, and `--search` finds the seed of a new case. Cases are data in
-`scripts/references/family_cases_*.py`.
-
-Each directory holds
-
-- `config.json` as transformers 5 writes it, and `legacy_config.json`: the same model described as
-  transformers 4 did (`rope_theta`, `rope_scaling`, `rotary_pct`, …), checked to mean the same;
-- `model.safetensors`; a tied head is not in it; `generation_config.json` where it matters;
-- `greedy.json`: for prompts of 5, 17, 40 and 97 tokens all log-probabilities of the first new
-  token, 24 greedy tokens (end ids ignored) and the gap between the two largest logits at each step.
-  `stopped_token_ids` is what the ids of generation_config.json leave of them. Where results depend
-  on the cache or on when RoPE frequencies change, `token_ids` is what `generate` gives and
-  `without_cache`, `frozen_at_prompt`, `frozen_at_total` are named beside it; `note` explains.
-
-`rounding` is how far float64 moves the first log-probabilities: what float32 leaves open.
-`felt` in greedy.json says how far the first log-probabilities move when one field of the config is
-changed: all are above 0.001, and so is the effect of switching any kind of tensor off.
-
-Not here: Qwen (1), which transformers does not contain, and partial rotary in Llama, whose
-transformers classes ignore `partial_rotary_factor`.
-
-| case | model_type | covers | smallest margin | least felt change | weights, kB |
-|---|---|---|---|---|---|
-{rows}
-"""
 
 
 if __name__ == "__main__":

@@ -322,7 +322,7 @@ def check(case: Case, directory: Path) -> None:
                 raise SystemExit(f"{case.name}: other tokens")
             for field in ("first_token_logprobs", "margins"):
                 pairs = zip(way.get(field, ()), other.get(field, ()), strict=True)
-                worst = max(worst, *(abs(a - b) for a, b in pairs))
+                worst = max([worst, *(abs(a - b) for a, b in pairs)])
     if worst > SAME:
         raise SystemExit(f"{case.name}: numbers differ by {worst:.1e}")
     check_legacy(case, directory)

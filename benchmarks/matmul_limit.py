@@ -31,9 +31,8 @@ from benchmarks.workload import Mix, Workload, draw_workload
 from fastgen_jax.batching import StepShape
 from fastgen_jax.config import EngineConfig, resolve_config
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.layer import MATRICES
-from fastgen_jax.models.registry import expected_shapes
 from fastgen_jax.models.sources import resolve_model
+from fastgen_jax.models.tensors import ATTENTION_MATRICES, MLP_MATRICES, tensor_shapes
 from fastgen_jax.models.weights.checkpoint import open_checkpoint
 
 
@@ -67,7 +66,7 @@ class Products:
         """Calls to time by name, "layers" and "head", which return when the products are there."""
         weights = self._weights
         matrices = [
-            [weights[f"layers.{layer}.{name}"] for name in MATRICES]
+            [weights[f"layers.{layer}.{name}"] for name in (*ATTENTION_MATRICES, *MLP_MATRICES)]
             for layer in range(self._model.num_layers)
         ]
         head = weights.get("head", weights["embed"])
@@ -146,7 +145,7 @@ def random_weights(model: ModelConfig, dtype: str) -> dict[str, Array]:
     """Weights of the model's shapes, each matrix with numbers of its own."""
     return {
         name: random_array(shape, jnp.dtype(dtype), seed=index)
-        for index, (name, shape) in enumerate(expected_shapes(model).items())
+        for index, (name, shape) in enumerate(tensor_shapes(model).items())
     }
 
 

@@ -66,7 +66,7 @@ class Point:
 def forward(tokens: int, num_layers: int, implementation: Implementation | None) -> Plan:
     """The plan of one prompt chunk alone in a step."""
     return plan(
-        replace(SHAPES[MODEL], num_layers=num_layers),
+        replace(SHAPES[MODEL], layers=SHAPES[MODEL].layers[:num_layers]),
         gpu=GPU,
         context=tokens,
         max_num_seqs=1,

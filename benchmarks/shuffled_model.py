@@ -22,7 +22,7 @@ from fastgen_jax.models.weights.checkpoint import open_checkpoint
 def shuffle_features(
     model: ModelConfig, tensors: Mapping[str, np.ndarray], seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """The tensors of ``expected_shapes`` with width, feed-forward and values in another order.
+    """The tensors of ``tensor_shapes`` with width, feed-forward and values in another order.
 
     What leaves a layer is permuted as what enters the next one is, so the model computes the same
     but for the order of sums.
@@ -88,8 +88,8 @@ def _description(model: ModelConfig) -> dict[str, object]:
         "num_key_value_heads": model.num_kv_heads,
         "head_dim": model.head_dim,
         "max_position_embeddings": model.max_position_embeddings,
-        "rms_norm_eps": model.rms_norm_eps,
-        "rope_theta": model.rope_theta,
+        "rms_norm_eps": model.norm.epsilon,
+        "rope_theta": model.ropes[0].theta,
         "tie_word_embeddings": model.tie_word_embeddings,
         "eos_token_id": list(model.eos_token_ids),
     }

@@ -71,7 +71,15 @@ class StepParts:
         num_tokens = jnp.int32(self.step.num_tokens)
 
         def attend(
-            layer: LayerIndex, q: Array, k: Array, v: Array, rotation: Rotation, cache: None
+            layer: LayerIndex,
+            q: Array,
+            k: Array,
+            v: Array,
+            rotation: Rotation | None,
+            cache: None,
+            *,
+            window: int | Array | None,
+            sinks: Array | None,
         ) -> tuple[Array, None]:
             # Nothing but a use of all three, or their products would be left out.
             return q + (k + v).sum(axis=1, keepdims=True), cache
@@ -177,7 +185,7 @@ class StepParts:
 
     def _rotation(self, positions: Array) -> Rotation:
         model = self._model
-        return rope_tables(positions, head_dim=model.head_dim, theta=model.rope_theta)
+        return rope_tables(positions, model.ropes[0])
 
     def _fields(self) -> dict[str, Array]:
         fields = unpack(self.step, self.spec.max_blocks_per_seq)

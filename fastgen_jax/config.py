@@ -268,11 +268,17 @@ class ResolvedConfig:
 
 
 def resolve_config(
-    config: EngineConfig, *, platform: str, model_max_len: int, has_native: bool = False
+    config: EngineConfig,
+    *,
+    platform: str,
+    model_max_len: int,
+    has_native: bool = False,
+    can_pack: bool = True,
 ) -> ResolvedConfig:
     """The settings in force on a platform ("cpu", "gpu", …) for a model of the given length.
 
-    ``has_native`` says that the native kernels were built for this processor.
+    ``has_native`` says that the native kernels were built for this processor, ``can_pack`` that the
+    model's weights can be packed for them.
 
     Raises:
         ConfigError: max_model_len above the model's, shapes that don't fit the budget, or a setting
@@ -311,7 +317,7 @@ def resolve_config(
         token_budget = config.token_budget or (256 if is_cpu else 512)
         max_num_seqs = config.max_num_seqs or (32 if is_cpu else 256)
         shapes = _default_shapes(
-            token_budget, max_num_seqs, dtype=dtype, is_cpu=is_cpu, is_native=is_native
+            token_budget, max_num_seqs, dtype=dtype, is_cpu=is_cpu, is_native=is_native and can_pack
         )
     if shapes[-1][1] > max_num_seqs:
         raise ConfigError(
@@ -332,7 +338,7 @@ def resolve_config(
         max_model_len=max_model_len,
         step_shapes=shapes,
         max_blocks_per_seq=-(-max_model_len // config.block_size),
-        step_overhead=_step_overhead(is_cpu=is_cpu, is_native=is_native),
+        step_overhead=_step_overhead(is_cpu=is_cpu, is_native=is_native and can_pack),
         max_chained_steps=config.max_chained_steps or (_CPU_CHAIN if is_cpu else 1),
         max_chained_tokens=config.max_chained_tokens or (_CPU_CHAIN_TOKENS if is_cpu else None),
         is_native=is_native,

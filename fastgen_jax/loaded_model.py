@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,8 +97,9 @@ def load_model(
         resolved = resolve_config(
             config,
             platform=jax.default_backend(),
-            model_max_len=checkpoint.config.max_position_embeddings,
+            model_max_len=checkpoint.config.max_length,
             has_native=obstacle is None,
+            can_pack=checkpoint.config.moe is None,
         )
         _prepare_native(config, resolved, obstacle)
         limits = RowLimits(
@@ -116,7 +117,12 @@ def load_model(
     engine = Engine(
         executor=runtime.executor,
         scheduler=Scheduler(
-            scheduler_config(config, resolved, runtime.memory_plan.num_blocks), policy
+            replace(
+                scheduler_config(config, resolved, runtime.memory_plan.num_blocks),
+                enable_prefix_caching=config.enable_prefix_caching
+                and not checkpoint.config.depends_on_length,
+            ),
+            policy,
         ),
         packer=StepPacker(
             [StepShape(*shape) for shape in resolved.step_shapes],
@@ -215,7 +221,9 @@ def _weight_source(
 ) -> WeightSource:
     """The checkpoint's weights, or random ones, in the form that the products take."""
     model, is_dummy = checkpoint.config, config.load_format == "dummy"
-    if not resolved.is_native and config.quantization is None:
+    # A mixture of experts isn't packed: asking for its packing says so where it is quantized.
+    is_dense = not resolved.is_native or model.moe is not None
+    if is_dense and config.quantization is None:
         tensors = random_tensors(model, config.seed) if is_dummy else checkpoint.tensors
         return DenseSource(model=model, dtype=resolved.dtype, tensors=tensors)
     packing = checkpoint.packing(dtype=resolved.dtype, quantization=config.quantization)

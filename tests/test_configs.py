@@ -342,6 +342,11 @@ def test_native_kernels_change_the_ladder_and_make_padding_free() -> None:
     plain = resolve_config(EngineConfig(), platform="cpu", model_max_len=512)
     assert not plain.is_native
     assert plain.step_overhead < native.step_overhead
+    dense = resolve_config(
+        EngineConfig(), platform="cpu", model_max_len=512, has_native=True, can_pack=False
+    )
+    assert dense.is_native  # attention and page write are
+    assert (dense.step_shapes, dense.step_overhead) == (plain.step_shapes, plain.step_overhead)
 
 
 @pytest.mark.parametrize("implementation", ["auto", "xla"])

@@ -10,23 +10,26 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from fastgen_jax.models.layer import VECTORS, LayerIndex, LayerWeights
+from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.layer import LayerIndex, LayerWeights
+from fastgen_jax.models.norms import normalize
+from fastgen_jax.models.tensors import layer_tensors
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class DenseWeights:
-    """Arrays of one dtype by the names of ``models.registry.expected_shapes``.
+    """Arrays by the names of ``models.tensors.tensor_shapes``.
 
-    Matrices are stored [in, out]; the embedding and the head [V, E].
+    Matrices are stored [in, out]; the embedding and the head [V, E]. All have one dtype, but for
+    the vectors that are kept in float32.
     """
 
     arrays: dict[str, Array]
 
-    @property
-    def final_norm(self) -> Float[Array, "E"]:
-        """Scale of the last norm."""
-        return self.arrays["final_norm"]
+    def whole(self, name: str) -> Array:
+        """A tensor of no layer, that isn't multiplied with."""
+        return self.arrays[name]
 
     def embed(self, token_ids: Int[Array, "T"]) -> Float[Array, "T E"]:
         """Embeddings of the tokens."""
@@ -40,28 +43,26 @@ class DenseWeights:
         return jnp.einsum("re,ve->rv", hidden, head, preferred_element_type=jnp.float32)
 
     def layers(
-        self, num_tokens: Int[Array, ""], epsilon: float, *, unrolled: bool
+        self, config: ModelConfig, run: range, num_tokens: Int[Array, ""], *, unrolled: bool
     ) -> Callable[[LayerIndex], LayerWeights]:
-        """A layer's weights by its index; padding is computed as tokens are."""
-        if unrolled:
-            return lambda index: _OneLayer(self.arrays, index, epsilon)
-        vectors = {
-            name: jnp.stack([self.arrays[f"layers.{i}.{name}"] for i in range(self.num_layers)])
-            for name in VECTORS
-        }
-        return lambda index: _SwitchedLayer(self, index, vectors, epsilon)
+        """The weights of a layer of ``run`` by its index; padding is computed as tokens are.
 
-    @property
-    def num_layers(self) -> int:
-        """Layers that there are weights of."""
-        return sum(name.endswith(".attn_norm") for name in self.arrays)
+        All layers of the run have tensors of the same names.
+        """
+        if unrolled:
+            return lambda index: _OneLayer(self.arrays, index, config)
+        vectors = {
+            name: jnp.stack([self.arrays[f"layers.{i}.{name}"] for i in run])
+            for name in layer_tensors(config, run.start).vectors
+        }
+        return lambda index: _SwitchedLayer(self.arrays, run, index, vectors, config)
 
 
 class _Layer:
-    def __init__(self, epsilon: float) -> None:
-        self._epsilon = epsilon
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config
 
-    def vector(self, name: str) -> Float[Array, "E"]:
+    def vector(self, name: str) -> Float[Array, "N"]:
         raise NotImplementedError
 
     def project(self, names: tuple[str, ...], x: Float[Array, "T I"]) -> tuple[Array, ...]:
@@ -77,7 +78,7 @@ class _Layer:
         gated: bool = False,
     ) -> tuple[Float[Array, "T O"], ...]:
         if norm is not None:
-            x = rms_norm(x, self.vector(norm), self._epsilon)
+            x = normalize(x, self._config.norm, self.vector(norm), None)
         products = self.project(names, x)
         if gated:
             first, second = products
@@ -89,16 +90,21 @@ class _Layer:
 
 
 class _OneLayer(_Layer):
-    def __init__(self, arrays: Mapping[str, Array], index: LayerIndex, epsilon: float) -> None:
-        super().__init__(epsilon)
+    def __init__(self, arrays: Mapping[str, Array], index: LayerIndex, config: ModelConfig) -> None:
+        super().__init__(config)
         self._arrays = arrays
         self._index = index
 
-    def vector(self, name: str) -> Float[Array, "E"]:
+    def vector(self, name: str) -> Float[Array, "N"]:
         return self._arrays[f"layers.{self._index}.{name}"]
 
     def project(self, names: tuple[str, ...], x: Float[Array, "T I"]) -> tuple[Array, ...]:
         return tuple(x @ self._arrays[f"layers.{self._index}.{name}"] for name in names)
+
+    def expert_product(
+        self, name: str, x: Float[Array, "N I"], group_sizes: Int[Array, "X"]
+    ) -> Float[Array, "N O"]:
+        return lax.ragged_dot(x, self._arrays[f"layers.{self._index}.{name}"], group_sizes)
 
 
 class _SwitchedLayer(_Layer):
@@ -106,32 +112,34 @@ class _SwitchedLayer(_Layer):
 
     def __init__(
         self,
-        weights: DenseWeights,
+        arrays: Mapping[str, Array],
+        run: range,
         index: LayerIndex,
         vectors: Mapping[str, Array],
-        epsilon: float,
+        config: ModelConfig,
     ) -> None:
-        super().__init__(epsilon)
-        self._weights = weights
-        self._index = index
+        super().__init__(config)
+        self._arrays = arrays
+        self._run = run
+        self._place = index - run.start if run.start else index
         self._vectors = vectors
 
-    def vector(self, name: str) -> Float[Array, "E"]:
-        return self._vectors[name][self._index]
+    def vector(self, name: str) -> Float[Array, "N"]:
+        return self._vectors[name][self._place]
 
     def project(self, names: tuple[str, ...], x: Float[Array, "T I"]) -> tuple[Array, ...]:
         def branch(layer: int) -> Callable[[Array], tuple[Array, ...]]:
-            matrices = [self._weights.arrays[f"layers.{layer}.{name}"] for name in names]
+            matrices = [self._arrays[f"layers.{layer}.{name}"] for name in names]
             return lambda x: tuple(x @ matrix for matrix in matrices)
 
-        branches = [branch(layer) for layer in range(self._weights.num_layers)]
-        return lax.switch(self._index, branches, x)
+        return lax.switch(self._place, [branch(layer) for layer in self._run], x)
 
+    def expert_product(
+        self, name: str, x: Float[Array, "N I"], group_sizes: Int[Array, "X"]
+    ) -> Float[Array, "N O"]:
+        def branch(layer: int) -> Callable[[Array, Array], Array]:
+            experts = self._arrays[f"layers.{layer}.{name}"]
+            return lambda x, group_sizes: lax.ragged_dot(x, experts, group_sizes)
 
-def rms_norm(
-    x: Float[Array, "T E"], weight: Float[Array, "E"], epsilon: float
-) -> Float[Array, "T E"]:
-    """x scaled to unit mean square in float32, times the weight (Zhang and Sennrich, 2019)."""
-    wide = x.astype(jnp.float32)
-    scale = lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
-    return (wide * scale).astype(x.dtype) * weight[None]
+        branches = [branch(layer) for layer in self._run]
+        return lax.switch(self._place, branches, x, group_sizes)

@@ -14,41 +14,48 @@ from jaxtyping import Array, Float, Int
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder, dense_logits
 from fastgen_jax.models.dense import DenseWeights
-from fastgen_jax.models.layer import MATRICES, VECTORS
+from fastgen_jax.models.tensors import is_of_layer, layer_tensors, tensor_shapes
 
 
 class DecoderLayer(nnx.Module):
     """One layer's weights; matrices are stored [in, out]."""
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
-        for name in (*VECTORS, *MATRICES):
-            setattr(self, name, nnx.Param(weights[name]))
+        for name, values in weights.items():
+            setattr(self, name, nnx.Param(values))
 
 
 class DecoderModule(nnx.Module):
     """A decoder whose parameters are flax's.
 
-    ``weights`` maps the names of ``models.registry.expected_shapes`` to arrays of one dtype.
+    ``weights`` maps the names of ``models.tensors.tensor_shapes`` to arrays. Those of layer 0 are
+    ``layers[0].q`` and so on, the others ``embed``, ``final_norm`` and whatever the model has.
     """
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Array]) -> None:
         self.config = config
-        self.embed = nnx.Param(weights["embed"])
         self.layers = nnx.List(
-            DecoderLayer({name: weights[f"layers.{i}.{name}"] for name in (*VECTORS, *MATRICES)})
-            for i in range(config.num_layers)
+            DecoderLayer(
+                {
+                    name: weights[f"layers.{index}.{name}"]
+                    for name in layer_tensors(config, index).shapes
+                }
+            )
+            for index in range(config.num_layers)
         )
-        self.final_norm = nnx.Param(weights["final_norm"])
-        self.head = None if config.tie_word_embeddings else nnx.Param(weights["head"])
+        for name in tensor_shapes(config):
+            if not is_of_layer(name):
+                setattr(self, name, nnx.Param(weights[name]))
 
     def decoder(self) -> Decoder:
         """The engine's decoder around these parameters."""
-        arrays = {"embed": self.embed[...], "final_norm": self.final_norm[...]}
-        for index, layer in enumerate(self.layers):
-            for name in (*VECTORS, *MATRICES):
-                arrays[f"layers.{index}.{name}"] = getattr(layer, name)[...]
-        if self.head is not None:
-            arrays["head"] = self.head[...]
+        arrays: dict[str, Array] = {}
+        for name in tensor_shapes(self.config):
+            if is_of_layer(name):
+                _, index, part = name.split(".")
+                arrays[name] = getattr(self.layers[int(index)], part)[...]
+            else:
+                arrays[name] = getattr(self, name)[...]
         return Decoder(self.config, DenseWeights(arrays))
 
     def __call__(self, token_ids: Int[Array, "T"]) -> Float[Array, "T V"]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.layer import LayerIndex, LayerWeights
 from pallas_kernels.linear import LinearConfig, PackedMatrix, RmsNorm, linear, take_columns
 
@@ -19,22 +20,26 @@ class PackedWeights:
     """All layers of a matrix in one array, from which a kernel picks a layer without copying it.
 
     Attributes:
-        matrices: a stack of L layers for each name in ``models.layer.MATRICES``.
-        vectors: [L, E] for each name in ``models.layer.VECTORS``.
+        matrices: a stack of L layers by the names of ``models.tensors.MATRICES``.
+        vectors: [L, N] for each scale, bias or sinks of a layer.
+        whole_arrays: those of no layer: the last norm, learned positions, the head's bias.
         embedding: a stack of one, whose output features are the V tokens.
         head: the same; None where the embedding is the head too.
-        final_norm: scale of the last norm.
         linear: how the products are computed.
         dtype: of activations.
     """
 
     matrices: dict[str, PackedMatrix]
-    vectors: dict[str, Float[Array, "L E"]]
+    vectors: dict[str, Float[Array, "L N"]]
+    whole_arrays: dict[str, Array]
     embedding: PackedMatrix
     head: PackedMatrix | None
-    final_norm: Float[Array, "E"]
     linear: LinearConfig = field(metadata={"static": True})
     dtype: str = field(metadata={"static": True})
+
+    def whole(self, name: str) -> Array:
+        """A tensor of no layer, that isn't multiplied with."""
+        return self.whole_arrays[name]
 
     def embed(self, token_ids: Int[Array, "T"]) -> Float[Array, "T E"]:
         """Embeddings of the tokens."""
@@ -56,9 +61,10 @@ class PackedWeights:
         return logits
 
     def layers(
-        self, num_tokens: Int[Array, ""], epsilon: float, *, unrolled: bool
+        self, config: ModelConfig, run: range, num_tokens: Int[Array, ""], *, unrolled: bool
     ) -> Callable[[LayerIndex], LayerWeights]:
         """A layer's weights by its index; rows from ``num_tokens`` on aren't computed."""
+        epsilon = config.norm.epsilon
         return lambda index: _PackedLayer(self, jnp.int32(index), num_tokens, epsilon)
 
 
@@ -70,6 +76,9 @@ class _PackedLayer:
         self._index = index
         self._num_tokens = num_tokens
         self._epsilon = epsilon
+
+    def vector(self, name: str) -> Float[Array, "N"]:
+        return self._weights.vectors[name][self._index]
 
     def product(
         self,
@@ -90,6 +99,11 @@ class _PackedLayer:
             gated=gated,
             config=self._weights.linear,
         )
+
+    def expert_product(
+        self, name: str, x: Float[Array, "N I"], group_sizes: Int[Array, "X"]
+    ) -> Float[Array, "N O"]:
+        raise NotImplementedError("experts aren't packed: their models keep dense weights")
 
     def _norm(self, name: str) -> RmsNorm:
         return RmsNorm(weight=self._weights.vectors[name], epsilon=self._epsilon)

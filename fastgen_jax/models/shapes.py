@@ -1,19 +1,19 @@
 """Shapes of well-known models without their weights, for planning; from their published configs.
 
-Rotary scaling isn't in them: Llama 3.1 needs it to be right beyond 8192 tokens, and it changes
-neither the sizes nor the cost of a step.
+Rotary scaling isn't in them: Llama 3.1 needs it to be right, and it changes neither the sizes nor
+the cost of a step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
-from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.config import ModelConfig, llama_config
 
-_LLAMA_2_7B = ModelConfig(
-    architecture="LlamaForCausalLM",
+_llama_2 = partial(
+    llama_config,
     vocab_size=32_000,
     hidden_size=4096,
     intermediate_size=11_008,
@@ -26,8 +26,8 @@ _LLAMA_2_7B = ModelConfig(
     rope_theta=10_000.0,
     tie_word_embeddings=False,
 )
-_LLAMA_31_8B = replace(
-    _LLAMA_2_7B,
+_llama_31 = partial(
+    _llama_2,
     vocab_size=128_256,
     intermediate_size=14_336,
     num_kv_heads=8,
@@ -37,40 +37,35 @@ _LLAMA_31_8B = replace(
 
 SHAPES: Mapping[str, ModelConfig] = MappingProxyType(
     {
-        "llama-2-7b": _LLAMA_2_7B,
-        "llama-2-13b": replace(
-            _LLAMA_2_7B,
+        "llama-2-7b": _llama_2(),
+        "llama-2-13b": _llama_2(
             hidden_size=5120,
             intermediate_size=13_824,
             num_layers=40,
             num_heads=40,
             num_kv_heads=40,
         ),
-        "llama-2-70b": replace(
-            _LLAMA_2_7B,
+        "llama-2-70b": _llama_2(
             hidden_size=8192,
             intermediate_size=28_672,
             num_layers=80,
             num_heads=64,
             num_kv_heads=8,
         ),
-        "llama-3.1-8b": _LLAMA_31_8B,
-        "llama-3.1-70b": replace(
-            _LLAMA_31_8B,
+        "llama-3.1-8b": _llama_31(),
+        "llama-3.1-70b": _llama_31(
             hidden_size=8192,
             intermediate_size=28_672,
             num_layers=80,
             num_heads=64,
         ),
         # Version 0.3: no sliding window.
-        "mistral-7b": replace(
-            _LLAMA_31_8B,
+        "mistral-7b": _llama_31(
             vocab_size=32_768,
             max_position_embeddings=32_768,
             rope_theta=1_000_000.0,
         ),
-        "smollm2-135m": replace(
-            _LLAMA_2_7B,
+        "smollm2-135m": _llama_2(
             vocab_size=49_152,
             hidden_size=576,
             intermediate_size=1536,

@@ -21,6 +21,8 @@ MESH_AXIS_OF: dict[str, str | None] = {
     "pages": None,
     "slots": None,
     "head_dim": None,
+    "positions": None,
+    "experts": None,
 }
 
 # Last part of a weight's name -> its logical axes. Matrices are stored [in, out]: those that
@@ -28,17 +30,47 @@ MESH_AXIS_OF: dict[str, str | None] = {
 # input, so that a layer needs one sum over devices after "o" and one after "down".
 WEIGHT_AXES: dict[str, tuple[str, ...]] = {
     "embed": ("vocab", "embed"),
+    "embed_in": ("embed", "embed"),
+    "embed_out": ("embed", "embed"),
+    "positions": ("positions", "embed"),
     "attn_norm": ("embed",),
     "q": ("embed", "heads"),
     "k": ("embed", "kv_heads"),
     "v": ("embed", "kv_heads"),
     "o": ("heads", "embed"),
+    "attn_post_norm": ("embed",),
+    "attn_sum_norm": ("embed",),
+    "q_norm": ("head_dim",),
+    "k_norm": ("head_dim",),
+    "q_bias": ("heads",),
+    "k_bias": ("kv_heads",),
+    "v_bias": ("kv_heads",),
+    "o_bias": ("embed",),
+    "sinks": ("heads",),
     "mlp_norm": ("embed",),
     "gate": ("embed", "mlp"),
     "up": ("embed", "mlp"),
     "down": ("mlp", "embed"),
+    "gate_bias": ("mlp",),
+    "up_bias": ("mlp",),
+    "down_bias": ("embed",),
+    "mlp_post_norm": ("embed",),
+    "mlp_sum_norm": ("embed",),
+    "router": ("embed", "experts"),
+    "router_bias": ("experts",),
+    "expert_gate": ("experts", "embed", "mlp"),
+    "expert_up": ("experts", "embed", "mlp"),
+    "expert_down": ("experts", "mlp", "embed"),
+    "expert_gate_bias": ("experts", "mlp"),
+    "expert_up_bias": ("experts", "mlp"),
+    "expert_down_bias": ("experts", "embed"),
+    "shared_gate": ("embed", "mlp"),
+    "shared_up": ("embed", "mlp"),
+    "shared_down": ("mlp", "embed"),
+    "shared_router": ("embed",),
     "final_norm": ("embed",),
     "head": ("vocab", "embed"),
+    "head_bias": ("vocab",),
 }
 
 PAGE_AXES = ("pages", "kv_heads", "slots", "head_dim")
@@ -55,12 +87,14 @@ def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
 
 
 def weight_sharding(mesh: Mesh, name: str) -> NamedSharding:
-    """The sharding of a weight by its name in ``models.registry.expected_shapes``.
+    """The sharding of a weight by its name in ``models.tensors.tensor_shapes``.
 
     Raises:
         UnsupportedModelError: the table has no entry for such a weight.
     """
     part = name.rsplit(".", 1)[-1]
+    if part not in WEIGHT_AXES and part.removesuffix("_bias").endswith("_norm"):
+        part = part.removesuffix("_bias")
     if part not in WEIGHT_AXES:
         raise UnsupportedModelError(
             "nothing is known about how to split this weight over devices",
@@ -113,9 +147,12 @@ def fitting_tensor_sizes(model: ModelConfig) -> tuple[int, ...]:
 
 
 def _split_sizes(model: ModelConfig) -> dict[str, int]:
-    return {
+    sizes = {
         "num_heads": model.num_heads,
         "num_kv_heads": model.num_kv_heads,
         "intermediate_size": model.intermediate_size,
         "vocab_size": model.vocab_size,
     }
+    if model.moe is not None:
+        sizes["moe.intermediate_size"] = model.moe.intermediate_size
+    return sizes

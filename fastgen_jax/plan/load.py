@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.tensors import EMBEDDINGS, EXPERTS, MATRICES, split_name, tensor_shapes
 
 ITEM_SIZES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -87,21 +87,26 @@ def attention_work(
 def least_work(model: ModelConfig, load: StepLoad, *, devices: int, dtype: str) -> Work:
     """The least of a step on one GPU: each weight once, the live keys and values once, logits once.
 
-    Of the embedding only the tokens' rows. FLOPs are those of the tokens that are no padding.
+    Of embeddings only the tokens' rows. FLOPs are those of the tokens that are no padding; of
+    experts, those that a token goes to.
     """
     item = ITEM_SIZES[dtype]
-    shapes = expected_shapes(model)
-    matrices = sum(math.prod(s) for s in shapes.values() if len(s) == 2) // devices
-    vectors = sum(math.prod(s) for s in shapes.values() if len(s) == 1)
-    head = model.vocab_size * model.hidden_size // devices
-    in_layers = matrices - (head if model.tie_word_embeddings else 2 * head)
+    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(model).items()}
+    experts = sum(size for name, size in sizes.items() if split_name(name)[0] in EXPERTS)
+    matrices = sum(size for name, size in sizes.items() if split_name(name)[0] in MATRICES)
+    looked_up = sum(sizes.get(name, 0) for name in (*EMBEDDINGS, "positions"))
+    vectors = sum(sizes.values()) - experts - matrices - looked_up
+    head = model.vocab_size * (model.embedding_size or model.hidden_size) // devices
+    in_layers = (matrices + experts) // devices
+    share = 1.0 if model.moe is None else model.moe.top_k / model.moe.num_experts
+    used = (matrices + int(experts * share)) // devices
     embedded = load.num_tokens * model.hidden_size
     attention = attention_work(model, load, devices=devices, dtype=dtype)
     live = model.num_layers * attention.page_bytes
     logits = 4 * load.num_rows * model.vocab_size // devices
     return Work(
         num_bytes=(in_layers + head + vectors + embedded) * item + live + logits,
-        flops=2 * load.num_tokens * in_layers
+        flops=2 * load.num_tokens * used
         + 2 * load.num_rows * head
         + model.num_layers * attention.flops,
     )

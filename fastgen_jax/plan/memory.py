@@ -9,7 +9,7 @@ from fastgen_jax.config import ResolvedConfig
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.kv.layout import bytes_per_block
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.tensors import tensor_shapes
 from fastgen_jax.parallel.sharding import fitting_tensor_sizes
 from fastgen_jax.plan.gpus import Gpu
 from fastgen_jax.plan.load import ITEM_SIZES
@@ -83,8 +83,8 @@ def plan_memory(
 def weight_bytes(model: ModelConfig, *, dtype: str, devices: int) -> int:
     """Weights on each of the GPUs: a share of every matrix, and all vectors."""
     count = 0
-    for shape in expected_shapes(model).values():
-        count += math.prod(shape) // (devices if len(shape) == 2 else 1)
+    for shape in tensor_shapes(model).values():
+        count += math.prod(shape) // (devices if len(shape) > 1 else 1)
     return count * ITEM_SIZES[dtype]
 
 

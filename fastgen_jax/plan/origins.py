@@ -16,7 +16,7 @@ class StepArguments:
     """What the entry's flat parameters are: weights first, then pages, then all others.
 
     Attributes:
-        weight_names: as in ``models.registry.expected_shapes``, in order.
+        weight_names: as in ``models.tensors.tensor_shapes``, in order.
         num_pages: page arrays that follow.
     """
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from fastgen_jax.config import Implementation
 from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.config_data import config_from_data, config_to_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +45,14 @@ class CompileRequest:
 
     def to_json(self) -> str:
         """The request as one line of JSON."""
-        return json.dumps(asdict(self))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(values | {"model": config_to_data(self.model)})
 
     @classmethod
     def from_json(cls, text: str) -> CompileRequest:
         """The request that ``to_json`` wrote."""
         values = json.loads(text)
-        shape = values.pop("model")
-        model = ModelConfig(**shape | {"eos_token_ids": tuple(shape["eos_token_ids"])})
-        return cls(model=model, **values)
+        return cls(model=config_from_data(values.pop("model")), **values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

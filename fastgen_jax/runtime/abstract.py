@@ -35,7 +35,7 @@ class AbstractStep:
         arguments: its arguments as ShapeDtypeStructs, with shardings where there is a mesh.
         argument_names: what they are called.
         donate_argnums: places of the arguments that are updated in place.
-        weight_names: the name in ``expected_shapes`` of each leaf of ``arguments[0]``.
+        weight_names: the name in ``tensor_shapes`` of each leaf of ``arguments[0]``.
         description: everything static that the function was built from; its repr is a cache key.
     """
 

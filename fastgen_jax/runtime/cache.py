@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.decoder import Attend, LayerIndex
+from fastgen_jax.models.attention import Attend
+from fastgen_jax.models.config import AttentionMath, ModelConfig
+from fastgen_jax.models.layer import LayerIndex
 from fastgen_jax.models.rope import Rotation
 from fastgen_jax.parallel.sharding import PAGE_AXES, page_sharding, partition_spec
 from pallas_kernels import (
@@ -84,7 +85,8 @@ def cache_spec(
 
 def paged_attention(
     spec: CacheSpec,
-    work: AttentionWork,
+    math: AttentionMath,
+    works: Mapping[int | None, AttentionWork],
     page_ids: Int[Array, "T"],
     slots: Int[Array, "T"],
     num_tokens: Int[Array, ""],
@@ -95,7 +97,8 @@ def paged_attention(
 ) -> Attend[Pages]:
     """An Attend that writes the step's keys and values to their pages, then attends over them.
 
-    Tokens from ``num_tokens`` on are padding.
+    ``works`` has the step's work for every window that layers are unrolled with, and under None for
+    looped ones. Tokens from ``num_tokens`` on are padding.
 
     The whole step's writes come before any read, so rows may share blocks filled in this step.
     On a mesh every device does so for its own heads, without communication.
@@ -107,7 +110,8 @@ def paged_attention(
         v: Float[Array, "T K D"],
         k_pages: Float[Array, "N K S D"],
         v_pages: Float[Array, "N K S D"],
-        rotation: Rotation,
+        rotation: Rotation | None,
+        sinks: Float[Array, "H"] | None,
         where: _Where,
     ) -> tuple[Array, Array, Array]:
         k_pages, v_pages = write_kv(
@@ -129,8 +133,12 @@ def paged_attention(
             where.work,
             rotation=rotation,
             layer_pages=where.layer_pages,
-            options=AttentionOptions(scale=spec.head_dim**-0.5),
+            options=AttentionOptions(
+                scale=math.scale, window=where.static_window, softcap=math.softcap
+            ),
             config=attention,
+            sinks=sinks,
+            window=where.window,
         )
         return seen, k_pages, v_pages
 
@@ -141,21 +149,29 @@ def paged_attention(
         q: Float[Array, "T H D"],
         k: Float[Array, "T K D"],
         v: Float[Array, "T K D"],
-        rotation: Rotation,
+        rotation: Rotation | None,
         cache: Pages,
+        *,
+        window: int | Int[Array, ""] | None,
+        sinks: Float[Array, "H"] | None,
     ) -> tuple[Float[Array, "T H D"], Pages]:
         if isinstance(layer, int):
             pool, layer_pages = layer, None
         else:
             pool, layer_pages = 0, LayerPages(layer=layer, pages_per_layer=spec.num_blocks)
+        fixed = window if isinstance(window, int) else None
         where = _Where(
-            work=work,
+            work=works[fixed if isinstance(layer, int) else None],
             page_ids=page_ids,
             slots=slots,
             num_tokens=num_tokens,
             layer_pages=layer_pages,
+            window=None if isinstance(window, int) else window,
+            static_window=fixed,
         )
-        seen, k_pages, v_pages = run(q, k, v, cache[2 * pool], cache[2 * pool + 1], rotation, where)
+        seen, k_pages, v_pages = run(
+            q, k, v, cache[2 * pool], cache[2 * pool + 1], rotation, sinks, where
+        )
         return seen, (*cache[: 2 * pool], k_pages, v_pages, *cache[2 * pool + 2 :])
 
     return attend
@@ -171,6 +187,8 @@ class _Where:
     slots: Int[Array, "T"]
     num_tokens: Int[Array, ""]
     layer_pages: LayerPages | None
+    window: Int[Array, ""] | None
+    static_window: int | None = field(metadata={"static": True})
 
 
 def _over_heads(
@@ -182,7 +200,16 @@ def _over_heads(
     return jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=(heads, kv_heads, kv_heads, pages, pages, partition_spec(), partition_spec()),
+        in_specs=(
+            heads,
+            kv_heads,
+            kv_heads,
+            pages,
+            pages,
+            partition_spec(),
+            partition_spec("heads"),
+            partition_spec(),
+        ),
         out_specs=(heads, pages, pages),
         check_vma=False,
     )

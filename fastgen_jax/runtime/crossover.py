@@ -50,7 +50,7 @@ def fastest_linear(
     """
     if not isinstance(weights.linear, LinearNative) or num_tokens < _FEWEST_ROWS:
         return weights.linear
-    matrix = weights.matrices["gate"]
+    matrix = weights.matrices["up"]
     rival = LinearXla(rounds_rows=weights.linear.rounds_rows)
     key = _key(weights.linear, matrix, num_tokens, weights.dtype, num_threads)
     path = None if cache_dir is None else cache_dir / "crossover.json"

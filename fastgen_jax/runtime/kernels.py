@@ -45,7 +45,7 @@ def with_kernels(
         num_tokens=attention.num_tokens,
         num_kv_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
-        rotary_dim=attention.head_dim,
+        rotary_dim=model.ropes[0].rotary_dim if model.ropes else 0,
         num_pages=spec.cache.pool_shape[0],
         page_size=attention.page_size,
         dtype=attention.dtype,

@@ -112,7 +112,7 @@ class SplitModel:
 
     @property
     def weight_names(self) -> tuple[str, ...]:
-        """The leaves' names, as in ``models.registry.expected_shapes`` where they are dense."""
+        """The leaves' names, as in ``models.tensors.tensor_shapes`` where they are dense."""
         places = jax.tree.unflatten(self.treedef, range(len(self.leaves)))
         paths, _ = jax.tree.flatten_with_path(places)
         return tuple(".".join(_keys(path)) for path, _ in paths)
@@ -168,13 +168,19 @@ def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> S
             num_rows=inputs["num_rows"],
         )
         heads = attention_shape(model.config, spec, num_shards=tensor_size(mesh))
-        work = plan_work(batch, shape=heads, config=spec.attention)
+        # Layers that are looped take their window as a number, and share what is planned for none.
+        windows = model.config.windows if spec.cache.unroll_layers else (None,)
+        works = {
+            window: plan_work(batch, shape=heads, config=spec.attention, window=window)
+            for window in windows
+        }
         hidden, pages = model(
             tokens.token_ids,
             tokens.positions,
             paged_attention(
                 spec.cache,
-                work,
+                model.config.attention,
+                works,
                 tokens.page_ids,
                 tokens.slots,
                 tokens.count,
@@ -185,6 +191,7 @@ def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> S
             pages,
             unroll_layers=spec.cache.unroll_layers,
             num_tokens=tokens.count,
+            lengths=_lengths(tokens, inputs, rows) if model.config.depends_on_length else None,
         )
         last = jnp.maximum(inputs["query_start"] + inputs["query_len"] - 1, 0)
 
@@ -251,6 +258,17 @@ def _tokens(inputs: dict[str, Array], rows: RowState, spec: StepSpec) -> _Tokens
         is_valid=is_valid,
         count=jnp.where(is_row, inputs["query_len"], 0).sum(dtype=jnp.int32),
     )
+
+
+def _lengths(tokens: _Tokens, inputs: dict[str, Array], rows: RowState) -> Int[Array, "T"]:
+    """How long each token's text is when it is computed: its prompt, and what was generated.
+
+    A prompt's tokens see the whole prompt however it is cut into chunks, as in a forward over all
+    of it; a generated token sees itself last. So the lengths depend on neither chunks nor
+    preemption, and the keys in the cache are those of a cached generation in transformers.
+    """
+    prompt_len = rows.prompt_len[inputs["device_row"][tokens.row]]
+    return jnp.maximum(prompt_len, tokens.positions + 1)
 
 
 def _draw(

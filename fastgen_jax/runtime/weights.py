@@ -13,10 +13,16 @@ import numpy as np
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Weights
 from fastgen_jax.models.dense import DenseWeights
-from fastgen_jax.models.layer import MATRICES, VECTORS
 from fastgen_jax.models.packed import PackedWeights
-from fastgen_jax.models.registry import expected_shapes
-from fastgen_jax.models.weights.packing import DTYPES, Packing, Stack, stack_of, stack_shapes
+from fastgen_jax.models.tensors import (
+    EMBEDDINGS,
+    MATRICES,
+    is_of_layer,
+    is_wide,
+    split_name,
+    tensor_shapes,
+)
+from fastgen_jax.models.weights.packing import DTYPES, Packing, Stack, stack_shapes
 from pallas_kernels.linear import LinearConfig, PackedMatrix, allocate, pack_values
 
 Tensors = Callable[[np.dtype], Iterator[tuple[str, np.ndarray]]]
@@ -85,12 +91,17 @@ class PackedSource:
         return self._assemble(stacks)
 
     def _assemble(self, stacks: Mapping[str, Any]) -> PackedWeights:
+        of_layers = {split_name(name)[0] for name in tensor_shapes(self.model) if is_of_layer(name)}
         return PackedWeights(
-            matrices={name: stacks[name] for name in MATRICES},
-            vectors={name: stacks[name] for name in VECTORS},
+            matrices={name: stacks[name] for name in of_layers if name in MATRICES},
+            vectors={name: stacks[name] for name in of_layers if name not in MATRICES},
+            whole_arrays={
+                name: stack
+                for name, stack in stacks.items()
+                if name not in of_layers and name not in EMBEDDINGS
+            },
             embedding=stacks["embed"],
             head=stacks.get("head"),
-            final_norm=stacks["final_norm"],
             linear=self.linear,
             dtype=self.packing.dtype,
         )
@@ -103,11 +114,15 @@ def num_bytes(tree: object) -> int:
 
 def abstract_dense(model: ModelConfig, dtype: str | jnp.dtype) -> DenseWeights:
     """Dense weights with shapes in place of arrays."""
-    kind = jnp.dtype(dtype)
     arrays: Any = {
-        name: jax.ShapeDtypeStruct(shape, kind) for name, shape in expected_shapes(model).items()
+        name: jax.ShapeDtypeStruct(shape, _kind(model, name, jnp.dtype(dtype)))
+        for name, shape in tensor_shapes(model).items()
     }
     return DenseWeights(arrays)
+
+
+def _kind(model: ModelConfig, name: str, dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.float32) if is_wide(model, split_name(name)[0]) else dtype
 
 
 def random_tensors(model: ModelConfig, seed: int) -> Tensors:
@@ -115,9 +130,10 @@ def random_tensors(model: ModelConfig, seed: int) -> Tensors:
 
     def tensors(dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
         rng = np.random.default_rng(seed)
-        for name, shape in expected_shapes(model).items():
-            if len(shape) == 1:
-                yield name, np.ones(shape, dtype)
+        for name, shape in tensor_shapes(model).items():
+            if len(shape) == 1 or name.endswith("_bias"):
+                fill = 0 if name.endswith("_bias") else 1
+                yield name, np.full(shape, fill, _kind(model, name, dtype))
             else:
                 values = rng.standard_normal(shape, np.float32) * 0.02
                 yield name, values.astype(dtype)
@@ -131,15 +147,21 @@ def random_stacks(model: ModelConfig, packing: Packing, seed: int) -> Stacks:
     def stacks() -> Iterator[tuple[str, Stack]]:
         kind = DTYPES[packing.dtype]
         filled: dict[str, Any] = {
-            name: allocate(stack) if isinstance(stack, PackedMatrix) else np.ones(stack.shape, kind)
+            name: allocate(stack)
+            if isinstance(stack, PackedMatrix)
+            else np.empty(stack.shape, stack.dtype)
             for name, stack in stack_shapes(model, packing.dtype, packing.formats).items()
         }
         for name, values in random_tensors(model, seed)(kind):
-            part, layer = stack_of(name)
+            part, layer = split_name(name)
             stack = filled[part]
             if isinstance(stack, PackedMatrix):
                 lines = values.T if part in MATRICES else values
                 pack_values(np.ascontiguousarray(lines), stack, layer=layer)
+            elif is_of_layer(name):
+                stack[layer] = values
+            else:
+                stack[...] = values
         yield from filled.items()
 
     return stacks

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pallas_kernels.kv_write.reference import Rotation, rotate
 from pallas_kernels.layer_pages import LayerPages
@@ -41,6 +41,7 @@ def ragged_paged_attention(
     v_scales: Float[Array, "K"] | None = None,
     layer_pages: LayerPages | None = None,
     rotation: Rotation | None = None,
+    window: Int[Array, ""] | None = None,
 ) -> Float[Array, "T H D"]:
     """Causal attention of a step's queries over their rows' pages.
 
@@ -62,6 +63,8 @@ def ragged_paged_attention(
         rotation: cosines and sines of every token, float32 [T, D2]: the queries come unrotated.
             The first D2 numbers of each are rotated against the next D2, in float32, and rounded
             to q's dtype where a kernel can't go on in float32.
+        window: used instead of the one in ``options``, int32, at least 1: for a loop over layers
+            that differ in it. Native kernel and reference take it.
 
     Raises:
         ValueError: arguments that don't fit together; the message names them.
@@ -83,6 +86,7 @@ def ragged_paged_attention(
             k_scales=k_scales,
             v_scales=v_scales,
             rotation=rotation,
+            window=window,
         )
     if rotation is not None:
         q = rotate(q, rotation)
@@ -100,9 +104,12 @@ def ragged_paged_attention(
             sinks=sinks,
             k_scales=k_scales,
             v_scales=v_scales,
+            window=options.window if window is None else window,
         )
     if not isinstance(work, KernelWork):
         raise _foreign_work(work, config)
+    if window is not None:
+        raise ValueError("window: a kernel for GPUs takes it as a number, in options")
     if layer_pages is not None:
         work = replace(work, block_tables=work.block_tables + layer_pages.first_page)
     return _kernel(config)(

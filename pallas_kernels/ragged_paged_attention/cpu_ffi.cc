@@ -18,8 +18,8 @@ using Int32Scalar = ffi::Buffer<ffi::S32, 0>;
 ffi::Error attention_ffi(ffi::AnyBuffer q, ffi::AnyBuffer k_pages, ffi::AnyBuffer v_pages,
                          Int32Vector query_start, Int32Vector query_len, Int32Vector kv_len,
                          Int32Matrix block_tables, Int32Scalar num_rows,
-                         Int32Scalar layer, ffi::RemainingArgs extras,
-                         ffi::Result<ffi::AnyBuffer> out, int64_t pages_per_layer, float scale, int64_t window,
+                         Int32Scalar layer, Int32Scalar window, ffi::RemainingArgs extras,
+                         ffi::Result<ffi::AnyBuffer> out, int64_t pages_per_layer, float scale,
                          float softcap, bool has_sinks, bool has_scales, bool has_rotation) {
   AttentionArgs args = {};
   auto q_dtype = dtype_of(q);
@@ -45,7 +45,7 @@ ffi::Error attention_ffi(ffi::AnyBuffer q, ffi::AnyBuffer k_pages, ffi::AnyBuffe
       std::min<int64_t>(*num_rows.typed_data(), static_cast<int64_t>(kv_len.element_count()));
   args.first_page = *layer.typed_data() * pages_per_layer;
   args.scale = scale;
-  args.window = window;
+  args.window = *window.typed_data();
   args.softcap = softcap;
 
   const size_t expected =
@@ -83,11 +83,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(fastgen_attention, fastgen::attention_ffi,
                                   .Arg<fastgen::Int32Matrix>()
                                   .Arg<fastgen::Int32Scalar>()
                                   .Arg<fastgen::Int32Scalar>()
+                                  .Arg<fastgen::Int32Scalar>()
                                   .RemainingArgs()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<int64_t>("pages_per_layer")
                                   .Attr<float>("scale")
-                                  .Attr<int64_t>("window")
                                   .Attr<float>("softcap")
                                   .Attr<bool>("has_sinks")
                                   .Attr<bool>("has_scales")

@@ -61,12 +61,14 @@ def ragged_paged_attention_native(
     k_scales: Float[Array, "K"] | None = None,
     v_scales: Float[Array, "K"] | None = None,
     rotation: Rotation | None = None,
+    window: Int[Array, ""] | None = None,
     target: str = TARGET,
 ) -> Float[Array, "T H D"]:
     """What each query sees of its row's keys; nothing is written for tokens of no row.
 
-    Everything is computed in float32, the rotation of the queries included. ``target`` is the name
-    under which the kernel is registered with XLA.
+    Everything is computed in float32, the rotation of the queries included. ``window`` is used
+    instead of the one in ``options``. ``target`` is the name under which the kernel is registered
+    with XLA.
 
     Raises:
         RuntimeError: there are no native kernels here.
@@ -91,10 +93,10 @@ def ragged_paged_attention_native(
         work.block_tables,
         work.num_rows,
         jnp.int32(0) if layer_pages is None else layer_pages.layer,
+        jnp.int32(options.window or 0) if window is None else window,
         *extras,
         pages_per_layer=np.int64(0 if layer_pages is None else layer_pages.pages_per_layer),
         scale=np.float32(options.scale),
-        window=np.int64(options.window or 0),
         softcap=np.float32(options.softcap or 0),
         has_sinks=sinks is not None,
         has_scales=k_scales is not None,

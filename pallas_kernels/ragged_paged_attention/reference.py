@@ -34,6 +34,7 @@ class _Pages(NamedTuple):
 class _Extras(NamedTuple):
     """What some models add; None leaves a part out of the program."""
 
+    window: Int[Array, ""] | int | None
     sinks: Float[Array, "H"] | None
     k_scales: Float[Array, "K"] | None
     v_scales: Float[Array, "K"] | None
@@ -61,12 +62,13 @@ def ragged_paged_attention_reference(
     sinks: Float[Array, "H"] | None = None,
     k_scales: Float[Array, "K"] | None = None,
     v_scales: Float[Array, "K"] | None = None,
+    window: Int[Array, ""] | int | None = None,
 ) -> Float[Array, "T H D"]:
     """What each query sees of its row's keys; zeros for tokens that no item holds.
 
     Scores, softmax and sums are float32; the products take the dtype of q.
     """
-    extras = _Extras(sinks, k_scales, v_scales)
+    extras = _Extras(window, sinks, k_scales, v_scales)
 
     def attend(items: Array, count: Array, out: Array, lanes: int, queries: int, keys: int):
         pages = _Pages(k_pages, v_pages, _tables(work, first_page, keys // k_pages.shape[2]))
@@ -132,8 +134,8 @@ def _attend_items(
         last_seen = jnp.where(is_query, position + query[None], -1)
         last_seen = jnp.repeat(last_seen, groups // num_queries, axis=1)
         is_seen = (key[:, None, :] <= last_seen[:, :, None])[:, None]
-        if options.window is not None:
-            is_near = key[:, None, :] > last_seen[:, :, None] - options.window
+        if extras.window is not None:
+            is_near = key[:, None, :] > last_seen[:, :, None] - extras.window
             is_seen = is_seen & is_near[:, None]
         scores = jnp.einsum("bkgd,bkwd->bkgw", mine, keys, preferred_element_type=jnp.float32)
         scores = scores * options.scale

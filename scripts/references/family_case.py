@@ -25,7 +25,7 @@ class Case:
     pattern of tensors without influence by design. ``cache_matters`` says that transformers
     computes other tokens with its cache than without; ``fixed_rope`` asks for the results with
     frequencies that stay the same for a whole request, too. ``generation`` becomes
-    generation_config.json. ``eager`` is False where the eager attention of transformers is wrong.
+    generation_config.json.
     """
 
     name: str
@@ -40,7 +40,6 @@ class Case:
     generation: Mapping[str, Any] = field(default_factory=dict)
     cache_matters: bool = False
     fixed_rope: bool = False
-    eager: bool = True
 
 
 # Sizes that all families share, small so that all cases fit in the repository. The epsilon and

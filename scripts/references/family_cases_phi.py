@@ -164,24 +164,4 @@ CASES = (
         | {"ffn_hidden_size": 24, "multi_query": False, "parallel_attn": False, "bias": True},
         felt=(Change(name="no biases", config={"bias": False}),),
     ),
-    Case(
-        name="falcon_rw_alibi",
-        seed=7,
-        model_type="falcon",
-        eager=False,
-        covers="Falcon RW: alibi instead of RoPE, sequential, multi_query false, biases",
-        config=FALCON
-        | {
-            "multi_query": False,
-            "parallel_attn": False,
-            "bias": True,
-            "alibi": True,
-            "rope_parameters": None,
-            "tie_word_embeddings": False,
-        },
-        felt=(Change(name="RoPE", config={"alibi": False}),),
-        note="Computed with sdpa attention: the eager attention of transformers 5.23.0 adds the "
-        "alibi term twice. transformers rounds the term to bfloat16, which matters beyond 256 "
-        "positions.",
-    ),
 )

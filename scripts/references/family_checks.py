@@ -37,7 +37,7 @@ def built(case: Case, change: Change | None = None) -> PreTrainedModel:
 def implementations(case: Case) -> dict[str, str]:
     """Return the plainest implementations of attention and experts that are right."""
     return {
-        "attn_implementation": "eager" if case.eager else "sdpa",
+        "attn_implementation": "eager",
         "experts_implementation": "eager",
     }
 

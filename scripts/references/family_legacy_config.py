@@ -15,6 +15,8 @@ def legacy_config(config: dict[str, Any]) -> dict[str, Any]:
         legacy.pop("layer_types", None)
     if model_type in ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe") and not legacy["sliding_window"]:
         legacy["sliding_window"] = 8
+    if model_type == "qwen3_moe":
+        legacy["num_experts"] = legacy.pop("num_local_experts")
     if model_type == "gemma":
         legacy["hidden_act"] = "gelu"
     if model_type == "falcon" and legacy.get("num_ln_in_parallel_attn") == 2:

@@ -213,7 +213,7 @@ def reference(case: Case, model: PreTrainedModel) -> dict[str, Any]:
         "seed": case.seed,
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "dtype": "float32",
-        "attention": "eager" if case.eager else "sdpa",
+        "attention": "eager",
         "num_tokens": NUM_TOKENS,
         "cache_matters": case.cache_matters,
         "rounding": float(f"{rounding(model):.1e}"),

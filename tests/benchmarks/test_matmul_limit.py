@@ -14,7 +14,7 @@ from benchmarks.matmul_limit import (
 from benchmarks.timing import Spread
 from benchmarks.workload import Mix, draw_workload
 from fastgen_jax.batching import StepShape
-from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.config import llama_config
 
 pytestmark = pytest.mark.usefixtures("jax_strict")
 
@@ -51,8 +51,7 @@ def test_limits_of_a_workload():
 
 
 def test_products_of_a_small_model_are_timed():
-    model = ModelConfig(
-        architecture="LlamaForCausalLM",
+    model = llama_config(
         vocab_size=32,
         hidden_size=16,
         intermediate_size=24,

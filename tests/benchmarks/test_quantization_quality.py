@@ -90,7 +90,7 @@ def test_a_shuffled_model_computes_the_same(tmp_path: Path) -> None:
     write_shuffled(TINY, tmp_path)
     with open_checkpoint(TINY) as a, open_checkpoint(tmp_path) as b:
         assert (a.config.hidden_size, a.config.num_layers) == (64, 2)
-        for name in ("vocab_size", "num_kv_heads", "head_dim", "rope_theta", "tie_word_embeddings"):
+        for name in ("vocab_size", "num_kv_heads", "head_dim", "ropes", "tie_word_embeddings"):
             assert getattr(a.config, name) == getattr(b.config, name)
         tensors = dict(a.tensors(np.dtype(np.float32)))
         for name, values in b.tensors(np.dtype(np.float32)):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.models.config import ModelConfig, llama_config
 from fastgen_jax.models.decoder import Decoder, dense_logits
 from fastgen_jax.models.weights.packing import choose_packing
 from fastgen_jax.runtime.weights import (
@@ -34,8 +34,7 @@ LINEAR = [
 
 
 def model_config(*, tied: bool) -> ModelConfig:
-    return ModelConfig(
-        architecture="LlamaForCausalLM",
+    return llama_config(
         vocab_size=101,
         hidden_size=64,
         intermediate_size=96,

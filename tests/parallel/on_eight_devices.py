@@ -22,8 +22,8 @@ from jax.sharding import Mesh
 from fastgen_jax import SamplingParams
 from fastgen_jax.batching import StepResults, StepShape
 from fastgen_jax.batching.inputs import ROW_FLAG_SAMPLES
-from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.config import llama_config
+from fastgen_jax.models.tensors import tensor_shapes
 from fastgen_jax.parallel.mesh import make_mesh
 from fastgen_jax.parallel.sharding import sharding
 from fastgen_jax.runtime.abstract import AbstractStep, abstract_step
@@ -31,8 +31,7 @@ from fastgen_jax.runtime.cache import cache_spec
 from fastgen_jax.runtime.step import StepSpec
 from fastgen_jax.sampling import RowLimits, init_row_state, pack_row, write_row
 
-MODEL = ModelConfig(
-    architecture="LlamaForCausalLM",
+MODEL = llama_config(
     vocab_size=1000,  # a device's share isn't a whole number of the sampler's blocks
     hidden_size=64,
     intermediate_size=96,
@@ -91,7 +90,7 @@ def weights() -> dict[str, np.ndarray]:
         name: np.ones(shape, np.float32)
         if len(shape) == 1
         else rng.standard_normal(shape, np.float32) * 0.2
-        for name, shape in expected_shapes(MODEL).items()
+        for name, shape in tensor_shapes(MODEL).items()
     }
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import jax
 import pytest
 from jax.sharding import PartitionSpec
 
 from fastgen_jax.errors import ConfigError, UnsupportedModelError
-from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.config import LearnedPositions, NormPlace, QueryKeyNorm, llama_config
+from fastgen_jax.models.families.parts import mixture_of
+from fastgen_jax.models.tensors import ATTENTION_MATRICES, MLP_MATRICES, tensor_shapes
 from fastgen_jax.parallel.mesh import MESH_AXES, make_mesh, tensor_size
 from fastgen_jax.parallel.sharding import (
     check_divisible,
@@ -20,8 +22,7 @@ from fastgen_jax.parallel.sharding import (
     weight_sharding,
 )
 
-MODEL = ModelConfig(
-    architecture="LlamaForCausalLM",
+MODEL = llama_config(
     vocab_size=96,
     hidden_size=24,
     intermediate_size=48,
@@ -56,7 +57,38 @@ def test_how_each_weight_is_split(names: tuple[str, ...], spec: PartitionSpec) -
 
 
 def test_every_weight_of_a_model_has_as_many_axes_as_in_the_table() -> None:
-    for name, shape in expected_shapes(MODEL).items():
+    for name, shape in tensor_shapes(MODEL).items():
+        assert len(weight_sharding(one_device_mesh(), name).spec) == len(shape), name
+
+
+def test_so_has_every_weight_that_a_model_can_have() -> None:
+    norm = replace(MODEL.norm, has_bias=True)
+    moe = replace(
+        mixture_of(4, 2, 48),
+        shared_intermediate_size=48,
+        has_shared_gate=True,
+        has_router_bias=True,
+        has_expert_biases=True,
+    )
+    model = replace(
+        MODEL,
+        layers=(MODEL.layers[0], replace(MODEL.layers[1], is_sparse=True)),
+        learned_positions=LearnedPositions(count=64, offset=0),
+        norm=norm,
+        norms=get_args(NormPlace),
+        attention=replace(
+            MODEL.attention,
+            has_sinks=True,
+            query_key_norm=QueryKeyNorm(norm=norm, over="all_heads"),
+        ),
+        moe=moe,
+        biases=(*ATTENTION_MATRICES, *MLP_MATRICES),
+        embedding_size=16,
+        has_head_bias=True,
+    )
+    shapes = tensor_shapes(model)
+    assert len(shapes) > 60
+    for name, shape in shapes.items():
         assert len(weight_sharding(one_device_mesh(), name).spec) == len(shape), name
 
 
@@ -67,8 +99,8 @@ def test_pages_are_split_over_kv_heads_and_the_rest_is_everywhere() -> None:
 
 
 def test_an_unknown_weight_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.router.*WEIGHT_AXES"):
-        weight_sharding(one_device_mesh(), "layers.0.router")
+    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.other.*WEIGHT_AXES"):
+        weight_sharding(one_device_mesh(), "layers.0.other")
 
 
 def test_a_mesh_has_all_axes_and_leaves_the_rest_to_the_partitioner() -> None:

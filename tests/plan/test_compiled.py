@@ -21,7 +21,7 @@ SMALL = replace(
     vocab_size=4096,
     hidden_size=1024,
     intermediate_size=2048,
-    num_layers=2,
+    layers=SHAPES["llama-3.1-8b"].layers[:2],
     num_heads=32,
     num_kv_heads=8,
 )

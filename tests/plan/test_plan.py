@@ -35,7 +35,7 @@ TINY = replace(
     vocab_size=512,
     hidden_size=256,
     intermediate_size=512,
-    num_layers=1,
+    layers=SHAPES["llama-2-7b"].layers[:1],
     num_heads=2,
     num_kv_heads=2,
 )

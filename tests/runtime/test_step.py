@@ -17,7 +17,7 @@ from fastgen_jax.batching.inputs import ROW_FLAG_SAMPLES
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder
 from fastgen_jax.models.dense import DenseWeights
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.tensors import tensor_shapes
 from fastgen_jax.models.weights.checkpoint import open_checkpoint
 from fastgen_jax.runtime.abstract import AbstractStep, abstract_step
 from fastgen_jax.runtime.cache import cache_spec
@@ -92,7 +92,7 @@ def test_an_abstract_step_names_its_weights() -> None:
     shapes = {
         name: leaf.shape for name, leaf in zip(step.weight_names, step.arguments[0], strict=True)
     }
-    assert shapes == expected_shapes(config)
+    assert shapes == tensor_shapes(config)
     assert {str(leaf.dtype) for leaf in step.arguments[0]} == {"bfloat16"}
     assert {str(leaf.dtype) for leaf in step.arguments[1]} == {"float32"}
 

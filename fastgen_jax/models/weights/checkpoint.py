@@ -10,7 +10,8 @@ import numpy as np
 
 from fastgen_jax.errors import CheckpointError, ConfigError
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.registry import expected_shapes, family_of_gguf, family_of_hf
+from fastgen_jax.models.registry import family_of_gguf, family_of_hf
+from fastgen_jax.models.tensors import is_wide, split_name, tensor_shapes
 from fastgen_jax.models.weights.family import WeightMap
 from fastgen_jax.models.weights.gguf import GgufFile
 from fastgen_jax.models.weights.loading import TensorLoad, load_tensors
@@ -19,12 +20,11 @@ from fastgen_jax.models.weights.packing import (
     Packing,
     Stack,
     choose_packing,
-    stack_of,
     stack_shapes,
 )
 from fastgen_jax.models.weights.safetensors import HuggingFaceDirectory
 from fastgen_jax.models.weights.stacks import load_stacks
-from fastgen_jax.models.weights.stored import DOWNLOAD_AGAIN, StoredTensor
+from fastgen_jax.models.weights.stored import DOWNLOAD_AGAIN, MASKS, StoredTensor
 
 
 class Checkpoint:
@@ -53,10 +53,12 @@ class Checkpoint:
         self.directory = None if is_gguf else path
         self._opened = opened
         self._loads = _match(opened.tensors, config, weights, self.source)
-        self.num_bytes = sum(load.stored.num_bytes for load in self._loads)
+        stored = {load.stored.name: load.stored for load in self._loads}
+        self.num_bytes = sum(tensor.num_bytes for tensor in stored.values())
 
     def tensors(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (our name, array) for every weight, C-contiguous, in our layout and ``dtype``.
+        """Yield (our name, array) for every weight, C-contiguous, in our layout and ``dtype``,
+        or float32 where the model asks for it.
 
         ``dtype`` is float32 or bfloat16 (ConfigError otherwise). Tensors come one at a time; while
         the caller uses one, the next is prepared. Raises CheckpointError for bytes that can't be
@@ -81,7 +83,7 @@ class Checkpoint:
         """
         encodings: dict[str, set[str]] = {}
         for load in self._loads:
-            name, _ = stack_of(load.placement.name)
+            name, _ = split_name(load.placement.name)
             encodings.setdefault(name, set()).add(load.stored.encoding.name)
         return choose_packing(
             self.config, dtype=dtype, quantization=quantization, encodings=encodings
@@ -90,10 +92,10 @@ class Checkpoint:
     def stacks(self, packing: Packing) -> Iterator[tuple[str, Stack]]:
         """Yield (name, stack of all layers) for every name of ``stack_shapes``, in its order.
 
-        Matrices come as PackedMatrix of numpy arrays, norms as [L, E] or [E]. Stacks come one at a
-        time; while the caller uses one, the next is prepared. Raises CheckpointError for bytes that
-        can't be read, values that aren't finite, or a closed checkpoint, and ConfigError for values
-        that a format can't hold.
+        Matrices come as PackedMatrix of numpy arrays, a layer's vectors as [L, N]. Stacks come
+        one at a time; while the caller uses one, the next is prepared. Raises CheckpointError for
+        bytes that can't be read, values that aren't finite, or a closed checkpoint, and ConfigError
+        for values that a format can't hold.
         """
         self._check_open()
         return load_stacks(self._loads, stack_shapes(self.config, packing.dtype, packing.formats))
@@ -135,7 +137,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     try:
         if isinstance(opened, GgufFile):
             family = family_of_gguf(opened.metadata)
-            config = family.config_from_gguf(opened.metadata, opened.tensors.keys())
+            assert family.config_from_gguf is not None, "the registry asked for its name"
+            assert family.gguf_weights is not None, "a family describes GGUF or it doesn't"
+            config = family.config_from_gguf(opened.metadata, opened.tensors)
             weights = family.gguf_weights(config)
         else:
             family = family_of_hf(opened.config)
@@ -151,7 +155,11 @@ def _match(
     tensors: Mapping[str, StoredTensor], config: ModelConfig, weights: WeightMap, source: str
 ) -> tuple[TensorLoad, ...]:
     """Pair every expected tensor with the stored one; refuse any left over."""
-    shapes = expected_shapes(config)
+    shapes = tensor_shapes(config)
+    prefix = weights.optional_prefix
+    if prefix and not any(name.startswith(prefix) for name in tensors):
+        tensors = {prefix + name: stored for name, stored in tensors.items()}
+    tensors = {weights.renamed.get(name, name): stored for name, stored in tensors.items()}
     loads: list[TensorLoad] = []
     for placement in weights.placements:
         stored = tensors.get(placement.stored_name)
@@ -171,7 +179,15 @@ def _match(
                 value=placement.stored_name,
                 remedy="use the configuration and the weights of the same model",
             )
-        loads.append(TensorLoad(placement=placement, stored=stored, shape=shape))
+        if stored.encoding.name in MASKS:
+            raise CheckpointError(
+                f"the tensor holds {stored.encoding.name}, which no weight can be ({source})",
+                field="tensor",
+                value=placement.stored_name,
+                remedy=DOWNLOAD_AGAIN,
+            )
+        wide = is_wide(config, split_name(placement.name)[0])
+        loads.append(TensorLoad(placement=placement, stored=stored, shape=shape, is_wide=wide))
     _refuse_unexpected(tensors, weights, source)
     return tuple(loads)
 

@@ -11,19 +11,75 @@ from fastgen_jax.errors import CheckpointError, UnsupportedModelError
 class Fields:
     """Typed access to a mapping that remembers which fields were read.
 
-    ``where`` names the origin in errors, for example "config.json". Every getter treats a field
+    ``where`` names the origin in errors, for example "config.json", and ``prefix`` begins the names
+    of an inner object's fields there. Every getter treats a field
     whose value is None as absent. Call ``refuse_unread`` last.
     """
 
-    def __init__(self, values: Mapping[str, object], *, where: str) -> None:
+    def __init__(self, values: Mapping[str, object], *, where: str, prefix: str = "") -> None:
         self._values = values
         self._where = where
+        self._prefix = prefix
         self._read: set[str] = set()
 
     def get(self, name: str) -> object:
         """Return the raw value, or None when the field is absent."""
         self._read.add(name)
         return self._values.get(name)
+
+    @property
+    def where(self) -> str:
+        """The origin in errors."""
+        return self._where
+
+    def was_read(self, name: str) -> bool:
+        """Return whether somebody asked for the field."""
+        return name in self._read
+
+    def is_stated(self, name: str) -> bool:
+        """Return whether the field is there, be it None."""
+        return name in self._values
+
+    def group(self, name: str) -> Fields | None:
+        """Return an object's own fields, named "group.field" in errors, or None when absent."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise self._malformed(name, value, "an object")
+        return Fields(value, where=self._where, prefix=f"{self._prefix}{name}.")
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """Return a string; CheckpointError if absent and no default."""
+        value = self._value_or_default(name, default)
+        if not isinstance(value, str):
+            raise self._malformed(name, value, "a string")
+        return value
+
+    def items(self, name: str) -> list[object] | None:
+        """Return a list, or None when absent."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, list):
+            raise self._malformed(name, value, "a list")
+        return value
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Return a list of finite numbers; CheckpointError if absent."""
+        value = self._value_or_default(name, None)
+        values = value if isinstance(value, list) else [None]
+        found = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
+        if len(found) != len(values):
+            raise self._malformed(name, value, "a list of finite numbers")
+        return tuple(found)
+
+    def unsupported(self, name: str, value: object, meaning: str) -> UnsupportedModelError:
+        """Return the error about a value that asks for mathematics that isn't implemented."""
+        return UnsupportedModelError(
+            f"{meaning} isn't implemented ({self._where})",
+            field=self._prefix + name,
+            value=value,
+            remedy="use another model",
+        )
 
     def integer(self, name: str, default: int | None = None, *, minimum: int = 1) -> int:
         """Return an integer of at least ``minimum``; CheckpointError if absent and no default."""
@@ -42,6 +98,12 @@ class Fields:
         if not (math.isfinite(value) and value > 0):
             raise self._malformed(name, value, "a finite number above zero")
         return float(value)
+
+    def optional_number(self, name: str, default: float | None) -> float | None:
+        """Return a finite number above zero, None where that is stated, else ``default``."""
+        if not self.is_stated(name):
+            return default
+        return None if self.get(name) is None else self.positive_number(name)
 
     def flag(self, name: str, default: bool) -> bool:
         """Return a boolean; CheckpointError for any other type."""
@@ -76,7 +138,7 @@ class Fields:
         expected = " or ".join(repr(choice) for choice in allowed) or "absent"
         raise UnsupportedModelError(
             f"{meaning} isn't implemented ({self._where})",
-            field=name,
+            field=self._prefix + name,
             value=value,
             remedy=f"use a model where it is {expected}",
         )
@@ -92,7 +154,7 @@ class Fields:
                 raise UnsupportedModelError(
                     f"this engine doesn't know the field, so it may change the model's "
                     f"mathematics ({self._where})",
-                    field=name,
+                    field=self._prefix + name,
                     value=value,
                     remedy="use a supported model, or delete the field from the description "
                     "if it is known to change nothing",
@@ -105,7 +167,7 @@ class Fields:
         if value is None:
             raise CheckpointError(
                 f"the field is missing from {self._where}",
-                field=name,
+                field=self._prefix + name,
                 value=None,
                 remedy="download the checkpoint again or add the field",
             )
@@ -114,7 +176,7 @@ class Fields:
     def _malformed(self, name: str, value: object, expected: str) -> CheckpointError:
         return CheckpointError(
             f"must be {expected} ({self._where})",
-            field=name,
+            field=self._prefix + name,
             value=value,
             remedy="download the checkpoint again or correct the field",
         )

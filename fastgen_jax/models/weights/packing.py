@@ -11,10 +11,16 @@ import ml_dtypes
 import numpy as np
 
 from fastgen_jax.config import QUANTIZATIONS
-from fastgen_jax.errors import ConfigError
+from fastgen_jax.errors import ConfigError, UnsupportedModelError
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.layer import MATRICES, VECTORS
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.tensors import (
+    EMBEDDINGS,
+    MATRICES,
+    is_of_layer,
+    is_wide,
+    split_name,
+    tensor_shapes,
+)
 from pallas_kernels.linear import FORMATS, FormatName, PackedMatrix
 
 DTYPES: Mapping[str, np.dtype] = {
@@ -26,9 +32,6 @@ DTYPES: Mapping[str, np.dtype] = {
 PACKED_ENCODINGS: Mapping[str, FormatName] = {"Q8_0": "q8_0", "Q4_0": "q4_0", "Q4_1": "q4_1"}
 _DENSE_ENCODINGS = frozenset({"F32", "F16", "BF16"})
 
-# Their rows are looked up or decide between tokens, and they are read once a step, not L times.
-_EMBEDDINGS = ("embed", "head")
-
 Stack = PackedMatrix | np.ndarray
 
 
@@ -38,8 +41,8 @@ class Packing:
 
     Attributes:
         dtype: of norms, and of matrices that aren't quantized: "float32" or "bfloat16".
-        formats: by stack: the names of ``models.layer.MATRICES``, "embed", and "head" where it
-            isn't tied to the embedding.
+        formats: by stack: the layers' matrices, "embed", and "head" where it isn't tied to the
+            embedding.
         note: one line about matrices that couldn't be kept as was asked for; None if there are
             none.
     """
@@ -85,8 +88,14 @@ def choose_packing(
             value=quantization,
             remedy=f"use one of {', '.join(QUANTIZATIONS)}, or leave it out",
         )
-    shapes = expected_shapes(model)
-    names = [*MATRICES, *(name for name in _EMBEDDINGS if name in shapes)]
+    if model.moe is not None:
+        raise UnsupportedModelError(
+            "a mixture of experts can't be packed or quantized yet",
+            field="quantization",
+            value=quantization,
+            remedy="leave it out",
+        )
+    names = _matrices(model)
     dense: FormatName = "float32" if dtype == "float32" else "bfloat16"
     if quantization == "gguf":
         return _as_stored(names, dense, encodings or {})
@@ -100,36 +109,35 @@ def stack_shapes(
 ) -> dict[str, PackedMatrix | jax.ShapeDtypeStruct]:
     """Every stack by name in the order of loading, with shapes in place of arrays.
 
-    Beside the matrices, "attn_norm" and "mlp_norm" are [L, E] and "final_norm" [E], in ``dtype``.
+    Beside the matrices, a layer's vectors are [L, N], and what belongs to no layer has its own
+    shape; in ``dtype``, or float32 where the model asks for it.
     """
-    shapes = expected_shapes(model)
     stacks: dict[str, Any] = {}
-    for full_name, shape in shapes.items():
-        name, layer = stack_of(full_name)
+    for full_name, shape in tensor_shapes(model).items():
+        name, layer = split_name(full_name)
         if layer:
             continue
-        num_layers = model.num_layers if name in MATRICES + VECTORS else 1
+        layers = (model.num_layers,) if is_of_layer(full_name) else ()
         if name in formats:
             # A layer's matrices are [in, out], embedding and head [out, in].
             in_features, out_features = shape if name in MATRICES else shape[::-1]
             stacks[name] = PackedMatrix.abstract(
                 formats[name],
-                num_layers=num_layers,
+                num_layers=layers[0] if layers else 1,
                 in_features=in_features,
                 out_features=out_features,
             )
         else:
-            layers = (num_layers,) if name in VECTORS else ()
-            stacks[name] = jax.ShapeDtypeStruct((*layers, *shape), DTYPES[dtype])
+            kind = np.dtype(np.float32) if is_wide(model, name) else DTYPES[dtype]
+            stacks[name] = jax.ShapeDtypeStruct((*layers, *shape), kind)
     return stacks
 
 
-def stack_of(name: str) -> tuple[str, int]:
-    """The stack that a tensor of ``expected_shapes`` belongs to, and the layer in it."""
-    if not name.startswith("layers."):
-        return name, 0
-    _, layer, part = name.split(".")
-    return part, int(layer)
+def _matrices(model: ModelConfig) -> list[str]:
+    names = dict.fromkeys(split_name(name)[0] for name in tensor_shapes(model))
+    return [name for name in names if name in MATRICES] + [
+        name for name in EMBEDDINGS if name in names
+    ]
 
 
 def _as_stored(
@@ -157,8 +165,8 @@ def _as_stored(
 
 
 def _four_bits(names: Collection[str], dense: FormatName, model: ModelConfig) -> Packing:
-    shapes = expected_shapes(model)
-    layers = [name for name in names if name not in _EMBEDDINGS]
+    shapes = tensor_shapes(model)
+    layers = [name for name in names if name not in EMBEDDINGS]
     unfit = [
         name
         for name in layers

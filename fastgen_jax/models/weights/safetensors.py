@@ -14,6 +14,7 @@ from fastgen_jax.models.weights.stored import (
     DOWNLOAD_AGAIN,
     F16,
     F32,
+    MASKS,
     StoredTensor,
     WeightFile,
 )
@@ -21,7 +22,8 @@ from fastgen_jax.models.weights.stored import (
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_ENCODINGS = {"F32": F32, "F16": F16, "BF16": BF16}
+_NUMBERS = {"F32": F32, "F16": F16, "BF16": BF16}
+_ENCODINGS = {**_NUMBERS, **MASKS}
 _LENGTH_BYTES = 8
 # The limit of the format's reference implementation.
 _MAX_HEADER_BYTES = 100_000_000
@@ -150,7 +152,7 @@ def _stored(name: str, entry: object, file: WeightFile, data_start: int) -> Stor
             f"tensor {name!r} has a type that isn't supported ({file.path})",
             field="dtype",
             value=fields.get("dtype"),
-            remedy=f"use a checkpoint in {', '.join(_ENCODINGS)}",
+            remedy=f"use a checkpoint in {', '.join(_NUMBERS)}",
         )
     if offsets[1] - offsets[0] != math.prod(shape) * encoding.group_bytes:
         raise file.damaged(f"tensor {name!r} has another number of bytes than its shape {shape}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +10,16 @@ import jax
 import numpy as np
 
 from fastgen_jax.errors import ConfigError
+from fastgen_jax.models.tensors import MATRICES, is_of_layer, split_name
 from fastgen_jax.models.weights.aligned import aligned_empty
-from fastgen_jax.models.weights.loading import PIECE_VALUES, TensorLoad, deinterleave, num_threads
-from fastgen_jax.models.weights.packing import PACKED_ENCODINGS, Stack, stack_of
+from fastgen_jax.models.weights.loading import (
+    PIECE_VALUES,
+    TensorLoad,
+    deinterleave,
+    load_piece,
+    num_threads,
+)
+from fastgen_jax.models.weights.packing import PACKED_ENCODINGS, Stack
 from pallas_kernels.linear import PackedMatrix, allocate, pack_blocks, pack_values
 from pallas_kernels.linear.format import PANEL
 from pallas_kernels.linear.native_pack import can_pack_native, pack_native
@@ -37,7 +43,7 @@ def load_stacks(
     """
     by_stack: dict[str, list[TensorLoad]] = {name: [] for name in shapes}
     for load in loads:
-        by_stack[stack_of(load.placement.name)[0]].append(load)
+        by_stack[split_name(load.placement.name)[0]].append(load)
     executor = ThreadPoolExecutor(num_threads(), thread_name_prefix="fastgen-weights")
     try:
         pending: _Pending | None = None
@@ -58,34 +64,41 @@ def _start(
     loads: Sequence[TensorLoad],
     executor: ThreadPoolExecutor,
 ) -> _Pending:
-    pieces: list[Future[None]] = []
     if isinstance(shape, PackedMatrix):
         matrix = allocate(shape, aligned_empty)
-        for load in loads:
-            num_lines, length = load.stored.num_lines, _piece_lines(load)
-            # Asked here and not by the pieces, because the first to ask loads the library.
-            work = _pack_piece_natively if _is_for_native(load, matrix) else _pack_piece
-            pieces += [
-                executor.submit(work, load, matrix, first, min(length, num_lines - first))
-                for first in range(0, num_lines, length)
-            ]
+        pieces = [piece for load in loads for piece in _start_matrix(load, matrix, executor)]
         return _Pending(name, matrix, pieces)
-    vectors = aligned_empty(shape.shape, np.dtype(shape.dtype))
-    rows = vectors if vectors.ndim > 1 else vectors[None]
-    pieces = [executor.submit(_copy_vector, load, rows) for load in loads]
-    return _Pending(name, vectors, pieces)
+    arrays = aligned_empty(shape.shape, np.dtype(shape.dtype))
+    pieces: list[Future[None]] = []
+    for load in loads:
+        full_name = load.placement.name
+        of_layer = arrays[split_name(full_name)[1]] if is_of_layer(full_name) else arrays
+        into = load.place_in(of_layer)
+        pieces += [
+            executor.submit(load_piece, load, into, first, count)
+            for first, count in load.pieces(1, PIECE_VALUES)
+        ]
+    return _Pending(name, arrays, pieces)
+
+
+def _start_matrix(
+    load: TensorLoad, into: PackedMatrix, executor: ThreadPoolExecutor
+) -> list[Future[None]]:
+    name, _ = split_name(load.placement.name)
+    if name in MATRICES and not load.has_lines_of_outputs:
+        return [executor.submit(_pack_columns, load, into)]
+    # Asked here and not by the pieces, because the first to ask loads the library.
+    work = _pack_piece_natively if _is_for_native(load, into) else _pack_piece
+    return [
+        executor.submit(work, load, into, first, count)
+        for first, count in load.pieces(PANEL, PIECE_VALUES)
+    ]
 
 
 def _finish(pending: _Pending) -> tuple[str, Stack]:
     for piece in pending.pieces:
         piece.result()
     return pending.name, pending.stack
-
-
-def _piece_lines(load: TensorLoad) -> int:
-    """Lines that make a piece: whole panels, and whole heads where their lines change places."""
-    unit = math.lcm(PANEL, load.placement.interleaved_head_dim or 1)
-    return max(1, PIECE_VALUES // load.stored.line_values // unit) * unit
 
 
 def _is_for_native(load: TensorLoad, into: PackedMatrix) -> bool:
@@ -97,10 +110,10 @@ def _is_for_native(load: TensorLoad, into: PackedMatrix) -> bool:
 
 def _pack_piece_natively(load: TensorLoad, into: PackedMatrix, first: int, count: int) -> None:
     """Pack as ``_pack_piece`` does, to the same bits, with the native library."""
-    raw = load.stored.read_lines(first, count)
+    raw = load.read(first, count)
     head_dim = load.placement.interleaved_head_dim
     order = deinterleave(np.arange(count), head_dim) if head_dim else None
-    _, layer = stack_of(load.placement.name)
+    _, layer = split_name(load.placement.name)
     # On one thread: the pieces already share the cores.
     if not pack_native(
         raw, load.stored.encoding.name, into, layer=layer, first=first, order=order, num_threads=1
@@ -109,11 +122,11 @@ def _pack_piece_natively(load: TensorLoad, into: PackedMatrix, first: int, count
 
 
 def _pack_piece(load: TensorLoad, into: PackedMatrix, first: int, count: int) -> None:
-    """Pack the stored lines [first, first + count) into their place."""
-    raw = load.stored.read_lines(first, count)
+    """Pack our lines [first, first + count) into their place."""
+    raw = load.read(first, count)
     if load.placement.interleaved_head_dim:
         raw = deinterleave(raw, load.placement.interleaved_head_dim)
-    _, layer = stack_of(load.placement.name)
+    _, layer = split_name(load.placement.name)
     stored = load.stored
     if PACKED_ENCODINGS.get(stored.encoding.name) == into.format:
         try:
@@ -121,19 +134,23 @@ def _pack_piece(load: TensorLoad, into: PackedMatrix, first: int, count: int) ->
         except ValueError as error:
             raise stored.file.damaged(f"tensor {stored.name!r}: {error}") from error
         return
-    values = load.decode_finite(raw)
+    _pack_values(load, load.values(raw), into, first)
+
+
+def _pack_columns(load: TensorLoad, into: PackedMatrix) -> None:
+    """Pack a matrix whose stored lines are input features: whole, as lines must be turned."""
+    values = load.values(load.read(0, load.num_lines))
+    _pack_values(load, np.ascontiguousarray(values.T), into, 0)
+
+
+def _pack_values(load: TensorLoad, values: np.ndarray, into: PackedMatrix, first: int) -> None:
+    _, layer = split_name(load.placement.name)
     try:
         pack_values(values, into, layer=layer, first=first)
     except ValueError as error:
         raise ConfigError(
-            f"tensor {stored.name!r} can't be kept so: {error}",
+            f"tensor {load.stored.name!r} can't be kept so: {error}",
             field="quantization",
             value=into.format,
             remedy='leave it out, or use "int8"',
         ) from error
-
-
-def _copy_vector(load: TensorLoad, rows: np.ndarray) -> None:
-    _, layer = stack_of(load.placement.name)
-    values = load.decode_finite(load.stored.read_lines(0, 1))
-    rows[layer] = values.reshape(-1).astype(rows.dtype, copy=False)

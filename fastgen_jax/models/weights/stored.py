@@ -49,6 +49,11 @@ class Encoding:
 F32 = Encoding(name="F32", group_values=1, group_bytes=4, dtype=np.dtype("<f4"))
 F16 = Encoding(name="F16", group_values=1, group_bytes=2, dtype=np.dtype("<f2"))
 BF16 = Encoding(name="BF16", group_values=1, group_bytes=2, dtype=np.dtype(ml_dtypes.bfloat16))
+# What old checkpoints keep attention masks in; no weight may be.
+MASKS = {
+    name: Encoding(name=name, group_values=1, group_bytes=1, dtype=np.dtype(np.uint8))
+    for name in ("BOOL", "U8")
+}
 
 
 class WeightFile:
@@ -115,13 +120,13 @@ class StoredTensor:
 
     @property
     def num_lines(self) -> int:
-        """Length of the first axis of a matrix; a vector is one line."""
-        return self.shape[0] if len(self.shape) > 1 else 1
+        """Number of lines, which follow the last axis; a vector is one."""
+        return math.prod(self.shape[:-1])
 
     @property
     def line_values(self) -> int:
         """Number of values in one line."""
-        return math.prod(self.shape) // self.num_lines
+        return self.shape[-1]
 
     @property
     def line_bytes(self) -> int:

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.config import ModelConfig, llama_config
+from fastgen_jax.models.tensors import tensor_shapes
 
 Arrays = dict[str, np.ndarray]
 
 # Every stored line has 256 values, the group of the K-quants.
-CONFIG = ModelConfig(
-    architecture="LlamaForCausalLM",
+CONFIG = llama_config(
     vocab_size=24,
     hidden_size=256,
     intermediate_size=256,
@@ -173,7 +172,7 @@ def weights() -> Arrays:
     generator = np.random.default_rng(0)
     return {
         name: generator.standard_normal(shape, dtype=np.float32)
-        for name, shape in expected_shapes(CONFIG).items()
+        for name, shape in tensor_shapes(CONFIG).items()
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastgen_jax.errors import CheckpointError, ConfigError, UnsupportedModelError
-from fastgen_jax.models.registry import expected_shapes
+from fastgen_jax.models.tensors import tensor_shapes
 from fastgen_jax.models.weights.checkpoint import open_checkpoint
 from fastgen_jax.models.weights.loading import deinterleave
 
@@ -95,7 +95,7 @@ def test_tied_head_is_absent(tmp_path, weights, metadata, as_gguf, write_gguf, t
     del arrays["output.weight"]
     with open_checkpoint(write_gguf(tmp_path / "tied.gguf", metadata, arrays)) as checkpoint:
         assert checkpoint.config == replace(tiny_config, tie_word_embeddings=True)
-        assert "head" not in expected_shapes(checkpoint.config)
+        assert "head" not in tensor_shapes(checkpoint.config)
         assert "head" not in dict(checkpoint.tensors(F32))
 
 
@@ -127,7 +127,7 @@ def test_wrong_shape_is_named(name, shape, tmp_path, weights, metadata, as_gguf,
 
 
 @pytest.mark.parametrize(
-    "name", ["blk.0.attn_q.bias", "blk.2.attn_q.weight", "rope_freqs.weight", "what"]
+    "name", ["blk.0.attn_q.bias", "blk.2.attn_q.weight", "rope_factors.weight", "what"]
 )
 def test_unexpected_tensor_is_named(name, tmp_path, weights, metadata, as_gguf, write_gguf):
     arrays = as_gguf(weights) | {name: np.zeros(32, np.float32)}
@@ -183,7 +183,7 @@ def test_tiny_reference_checkpoint_opens():
         assert (config.hidden_size, config.num_layers, config.head_dim) == (64, 2, 16)
         assert (config.bos_token_id, config.eos_token_ids) == (256, (257,))
         shapes = {name: values.shape for name, values in checkpoint.tensors(F32)}
-        assert shapes == expected_shapes(config)
+        assert shapes == tensor_shapes(config)
 
 
 @pytest.mark.real_model
@@ -195,7 +195,7 @@ def test_real_model_loads_as_the_gguf_package_reads_it(smollm2_gguf):
         config = checkpoint.config
         assert config.num_parameters == 134_515_008
         assert (config.num_heads, config.num_kv_heads, config.head_dim) == (9, 3, 64)
-        assert (config.rope_theta, config.rms_norm_eps) == (100000.0, 1e-5)
+        assert (config.ropes[0].theta, config.norm.epsilon) == (100000.0, 1e-5)
         assert (config.tie_word_embeddings, config.eos_token_ids) == (True, (2,))
         assert checkpoint.tokenizer_fields is not None
         merges = checkpoint.tokenizer_fields["tokenizer.ggml.merges"]
@@ -214,4 +214,4 @@ def test_real_model_loads_as_the_gguf_package_reads_it(smollm2_gguf):
                 lines = gguf.dequantize(raw, gguf.GGMLQuantizationType.Q4_1)
                 assert np.array_equal(values[:, 128:160], lines[0::2].T)
                 assert np.array_equal(values[:, 160:192], lines[1::2].T)
-        assert shapes == expected_shapes(config)
+        assert shapes == tensor_shapes(config)

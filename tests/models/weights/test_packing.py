@@ -10,10 +10,11 @@ import pytest
 
 from fastgen_jax.config import EngineConfig
 from fastgen_jax.errors import ConfigError
-from fastgen_jax.models.layer import MATRICES
-from fastgen_jax.models.weights.packing import choose_packing, stack_of, stack_shapes
+from fastgen_jax.models.tensors import ATTENTION_MATRICES, MLP_MATRICES, split_name
+from fastgen_jax.models.weights.packing import choose_packing, stack_shapes
 from pallas_kernels.linear import PackedMatrix
 
+MATRICES = (*ATTENTION_MATRICES, *MLP_MATRICES)
 ALL = (*MATRICES, "embed", "head")
 
 
@@ -107,7 +108,7 @@ def test_unknown_words_are_refused(tiny_config) -> None:
 
 
 def test_stacks_have_all_layers(tiny_config) -> None:
-    taller = replace(tiny_config, num_layers=3, intermediate_size=512)
+    taller = replace(tiny_config, layers=tiny_config.layers[:1] * 3, intermediate_size=512)
     formats = choose_packing(taller, dtype="bfloat16", quantization="int4").formats
     stacks = stack_shapes(taller, "bfloat16", formats)
     assert list(stacks) == [
@@ -128,8 +129,8 @@ def test_stacks_have_all_layers(tiny_config) -> None:
 
 
 def test_names_of_tensors_lead_to_stacks() -> None:
-    assert stack_of("embed") == ("embed", 0)
-    assert stack_of("layers.17.down") == ("down", 17)
+    assert split_name("embed") == ("embed", 0)
+    assert split_name("layers.17.down") == ("down", 17)
 
 
 def test_shapes_are_numpys_own_types(tiny_config) -> None:

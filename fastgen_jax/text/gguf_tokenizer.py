@@ -83,7 +83,10 @@ def _sentencepiece(vocabulary: GgufVocabulary) -> SentencePieceTokenizer:
         types[unknown_id] = PieceType.UNKNOWN
     entries = zip(tokens, vocabulary.scores(), types, strict=True)
     model = BpeModel(
-        pieces=tuple(Piece(text=text, score=score, type=kind) for text, score, kind in entries),
+        pieces=tuple(
+            Piece(text=_in_model(text, kind), score=score, type=kind)
+            for text, score, kind in entries
+        ),
         bos_id=vocabulary.token_id("bos"),
         eos_id=vocabulary.token_id("eos"),
         add_dummy_prefix=vocabulary.flag("tokenizer.ggml.add_space_prefix", default=True),
@@ -93,6 +96,11 @@ def _sentencepiece(vocabulary: GgufVocabulary) -> SentencePieceTokenizer:
         charsmap=vocabulary.charsmap(),
     )
     return SentencePieceTokenizer(model.serialize(), _settings(vocabulary, add_bos=True))
+
+
+def _in_model(text: str, kind: PieceType) -> str:
+    """A piece as the sentencepiece model had it: files write the spaces of user-defined ones out."""
+    return text.replace(" ", "\u2581") if kind == PieceType.USER_DEFINED else text
 
 
 def _settings(vocabulary: GgufVocabulary, *, add_bos: bool) -> TokenizerSettings:

@@ -99,7 +99,7 @@ def _sentencepiece(vocabulary: GgufVocabulary) -> SentencePieceTokenizer:
 
 
 def _in_model(text: str, kind: PieceType) -> str:
-    """A piece as the sentencepiece model had it: files write the spaces of user-defined ones out."""
+    """A piece as the model had it: files write the spaces of user-defined pieces out."""
     return text.replace(" ", "\u2581") if kind == PieceType.USER_DEFINED else text
 
 

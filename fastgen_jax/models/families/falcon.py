@@ -17,6 +17,8 @@ def falcon_family() -> ModelFamily:
     """Return the description of Falcon; those with ALiBi are refused."""
     return ModelFamily(
         architecture="FalconForCausalLM",
+        title="Falcon 7B, 40B, 180B and Falcon 2 11B",
+        limits=("no ALiBi (Falcon RW)",),
         gguf_architecture=None,
         config_from_hf=_falcon,
         config_from_gguf=None,

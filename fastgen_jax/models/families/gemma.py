@@ -44,21 +44,31 @@ _MORE_NORMS = {
 
 def gemma_family() -> ModelFamily:
     """Return the description of Gemma 1."""
-    return _family("GemmaForCausalLM", "gemma", _gemma, gemma_from_gguf, _NORMS)
+    return _family("GemmaForCausalLM", "Gemma 1", "gemma", _gemma, gemma_from_gguf, _NORMS)
 
 
 def gemma2_family() -> ModelFamily:
     """Return the description of Gemma 2."""
-    return _family("Gemma2ForCausalLM", "gemma2", _gemma2, gemma2_from_gguf, _NORMS | _MORE_NORMS)
+    return _family(
+        "Gemma2ForCausalLM", "Gemma 2", "gemma2", _gemma2, gemma2_from_gguf, _NORMS | _MORE_NORMS
+    )
 
 
 def gemma3_family() -> ModelFamily:
     """Return the description of Gemma 3's text models."""
-    return _family("Gemma3ForCausalLM", "gemma3", _gemma3, gemma3_from_gguf, _NORMS | _MORE_NORMS)
+    return _family(
+        "Gemma3ForCausalLM",
+        "Gemma 3, text",
+        "gemma3",
+        _gemma3,
+        gemma3_from_gguf,
+        _NORMS | _MORE_NORMS,
+    )
 
 
 def _family(
     architecture: str,
+    title: str,
     gguf: str,
     from_hf: Callable[[JsonObject, JsonObject], ModelConfig],
     from_gguf: Callable[[JsonObject, Tensors], ModelConfig],
@@ -71,6 +81,7 @@ def _family(
 
     return ModelFamily(
         architecture=architecture,
+        title=title,
         gguf_architecture=gguf,
         config_from_hf=from_hf,
         config_from_gguf=from_gguf,

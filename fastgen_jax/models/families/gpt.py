@@ -36,6 +36,7 @@ def gpt2_family() -> ModelFamily:
     """Return the description of GPT-2."""
     return ModelFamily(
         architecture="GPT2LMHeadModel",
+        title="GPT-2",
         gguf_architecture=None,
         config_from_hf=_gpt2,
         config_from_gguf=None,
@@ -48,6 +49,7 @@ def gpt_neox_family() -> ModelFamily:
     """Return the description of GPT-NeoX and Pythia."""
     return ModelFamily(
         architecture="GPTNeoXForCausalLM",
+        title="GPT-NeoX, Pythia",
         gguf_architecture=None,
         config_from_hf=_gpt_neox,
         config_from_gguf=None,

@@ -40,6 +40,7 @@ def llama_family() -> ModelFamily:
     """Return the description of Llama 1 to 3, SmolLM and SmolLM2."""
     return ModelFamily(
         architecture="LlamaForCausalLM",
+        title="Llama 1 to 3, SmolLM, SmolLM2",
         gguf_architecture="llama",
         config_from_hf=_llama,
         config_from_gguf=llama_from_gguf,
@@ -52,6 +53,7 @@ def mistral_family() -> ModelFamily:
     """Return the description of Mistral."""
     return ModelFamily(
         architecture="MistralForCausalLM",
+        title="Mistral, Mistral Nemo",
         gguf_architecture=None,  # such files call themselves llama
         config_from_hf=_mistral,
         config_from_gguf=None,
@@ -64,6 +66,7 @@ def smollm3_family() -> ModelFamily:
     """Return the description of SmolLM3, where some layers don't rotate."""
     return ModelFamily(
         architecture="SmolLM3ForCausalLM",
+        title="SmolLM3",
         gguf_architecture=None,
         config_from_hf=_smollm3,
         config_from_gguf=None,

@@ -32,31 +32,41 @@ _TRAINING = frozenset(
 
 def mixtral_family() -> ModelFamily:
     """Return the description of Mixtral."""
-    return _family("MixtralForCausalLM", _mixtral, _mixtral_weights)
+    return _family("MixtralForCausalLM", "Mixtral", _mixtral, _mixtral_weights)
 
 
 def qwen2_moe_family() -> ModelFamily:
     """Return the description of Qwen2-MoE."""
-    return _family("Qwen2MoeForCausalLM", _qwen2_moe, _qwen_weights)
+    return _family("Qwen2MoeForCausalLM", "Qwen 1.5-MoE, Qwen2-MoE", _qwen2_moe, _qwen_weights)
 
 
 def qwen3_moe_family() -> ModelFamily:
     """Return the description of Qwen3-MoE."""
-    return _family("Qwen3MoeForCausalLM", _qwen3_moe, _qwen_weights)
+    return _family("Qwen3MoeForCausalLM", "Qwen3-MoE", _qwen3_moe, _qwen_weights)
 
 
 def gpt_oss_family() -> ModelFamily:
     """Return the description of gpt-oss, of weights that aren't quantized."""
-    return _family("GptOssForCausalLM", _gpt_oss, _gpt_oss_weights)
+    return _family(
+        "GptOssForCausalLM",
+        "gpt-oss",
+        _gpt_oss,
+        _gpt_oss_weights,
+        limits=("weights in bfloat16 or float32: MXFP4 can't be read",),
+    )
 
 
 def _family(
     architecture: str,
+    title: str,
     config_from_hf: Callable[[JsonObject, JsonObject], ModelConfig],
     hf_weights: Callable[[ModelConfig], WeightMap],
+    limits: tuple[str, ...] = (),
 ) -> ModelFamily:
     return ModelFamily(
         architecture=architecture,
+        title=title,
+        limits=(*limits, "can't be quantized"),
         gguf_architecture=None,
         config_from_hf=config_from_hf,
         config_from_gguf=None,

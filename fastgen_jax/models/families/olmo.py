@@ -23,6 +23,7 @@ def olmo2_family() -> ModelFamily:
     """Return the description of OLMo-2."""
     return ModelFamily(
         architecture="Olmo2ForCausalLM",
+        title="OLMo 2",
         gguf_architecture=None,
         config_from_hf=_olmo2,
         config_from_gguf=None,

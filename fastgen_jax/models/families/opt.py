@@ -19,6 +19,7 @@ def opt_family() -> ModelFamily:
     """Return the description of OPT."""
     return ModelFamily(
         architecture="OPTForCausalLM",
+        title="OPT, Galactica",
         gguf_architecture=None,
         config_from_hf=_opt,
         config_from_gguf=None,

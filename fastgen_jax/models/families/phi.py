@@ -29,6 +29,7 @@ def phi_family() -> ModelFamily:
     """Return the description of Phi-1, 1.5 and 2."""
     return ModelFamily(
         architecture="PhiForCausalLM",
+        title="Phi-1, Phi-1.5, Phi-2",
         gguf_architecture=None,
         config_from_hf=_phi,
         config_from_gguf=None,
@@ -43,6 +44,8 @@ def phi3_family() -> ModelFamily:
     """Return the description of Phi-3, 3.5 and 4-mini, whose products are fused in files."""
     return ModelFamily(
         architecture="Phi3ForCausalLM",
+        title="Phi-3, Phi-3.5, Phi-4-mini",
+        limits=("a text that outgrows the length of training keeps its cache",),
         gguf_architecture="phi3",
         config_from_hf=_phi3,
         config_from_gguf=phi3_from_gguf,

@@ -31,6 +31,7 @@ def qwen2_family() -> ModelFamily:
     """Return the description of Qwen 2 and 2.5."""
     return ModelFamily(
         architecture="Qwen2ForCausalLM",
+        title="Qwen 2, Qwen 2.5",
         gguf_architecture="qwen2",
         config_from_hf=_qwen2,
         config_from_gguf=qwen2_from_gguf,
@@ -43,6 +44,7 @@ def qwen3_family() -> ModelFamily:
     """Return the description of Qwen 3."""
     return ModelFamily(
         architecture="Qwen3ForCausalLM",
+        title="Qwen 3",
         gguf_architecture="qwen3",
         config_from_hf=_qwen3,
         config_from_gguf=qwen3_from_gguf,

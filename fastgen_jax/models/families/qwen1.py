@@ -43,6 +43,11 @@ def qwen_family() -> ModelFamily:
     """Return the description of Qwen 1."""
     return ModelFamily(
         architecture="QWenLMHeadModel",
+        title="Qwen 1",
+        limits=(
+            "texts up to seq_length, the length of training",
+            "transformers has no Qwen 1: held equal to Qwen 2 with the same weights",
+        ),
         gguf_architecture=None,
         config_from_hf=_qwen,
         config_from_gguf=None,

@@ -15,6 +15,7 @@ def stablelm_family() -> ModelFamily:
     """Return the description of StableLM."""
     return ModelFamily(
         architecture="StableLmForCausalLM",
+        title="StableLM, StableLM 2",
         gguf_architecture=None,
         config_from_hf=_stablelm,
         config_from_gguf=None,

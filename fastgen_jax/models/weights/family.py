@@ -102,9 +102,12 @@ class ModelFamily:
     ``config_from_gguf`` takes the metadata and the stored tensors by name. Both raise
     UnsupportedModelError for any field whose mathematics isn't implemented, and CheckpointError
     for a field that is missing or malformed. What concerns GGUF is None where the family has none.
+    ``title`` lists the models that people know it by, and ``limits`` what of them can't be done.
     """
 
     architecture: str
+    title: str
+    limits: tuple[str, ...] = ()
     gguf_architecture: str | None
     config_from_hf: Callable[[JsonObject, JsonObject], ModelConfig]
     config_from_gguf: Callable[[JsonObject, Mapping[str, StoredTensor]], ModelConfig] | None

@@ -57,7 +57,8 @@ class DenseSource:
         """The arrays."""
         arrays: dict[str, jax.Array] = {}
         for name, values in self.tensors(np.dtype(jnp.dtype(self.dtype))):
-            arrays[name] = jax.device_put(values)
+            # Waited for, so that no more than two tensors are on the host at a time.
+            arrays[name] = jax.block_until_ready(jax.device_put(values))
             on_weight(values.nbytes)
         return DenseWeights(arrays)
 

@@ -14,7 +14,7 @@ from fastgen_jax.models.registry import family_of_gguf, family_of_hf
 from fastgen_jax.models.tensors import is_wide, split_name, tensor_shapes
 from fastgen_jax.models.weights.family import WeightMap
 from fastgen_jax.models.weights.gguf import GgufFile
-from fastgen_jax.models.weights.loading import TensorLoad, load_tensors
+from fastgen_jax.models.weights.loading import TensorLoad, load_windows
 from fastgen_jax.models.weights.packing import (
     DTYPES,
     Packing,
@@ -25,6 +25,7 @@ from fastgen_jax.models.weights.packing import (
 from fastgen_jax.models.weights.safetensors import HuggingFaceDirectory
 from fastgen_jax.models.weights.stacks import load_stacks
 from fastgen_jax.models.weights.stored import DOWNLOAD_AGAIN, MASKS, StoredTensor
+from fastgen_jax.models.weights.window import Window, WindowsOf, whole_tensors
 
 
 class Checkpoint:
@@ -64,6 +65,17 @@ class Checkpoint:
         the caller uses one, the next is prepared. Raises CheckpointError for bytes that can't be
         read, values that aren't finite, or a closed checkpoint.
         """
+        return ((name, values) for name, _, values in self.windows(dtype, whole_tensors))
+
+    def windows(
+        self, dtype: np.dtype, windows_of: WindowsOf
+    ) -> Iterator[tuple[str, Window, np.ndarray]]:
+        """Yield (our name, window, array) for every window of every weight, as ``tensors`` does.
+
+        Of a line in the file that a window needs a part of, the rest is read and dropped; lines
+        that it doesn't need aren't read. Raises ConfigError, too, for a window that can't be read
+        by itself.
+        """
         wanted = np.dtype(dtype)
         if wanted not in DTYPES.values():
             raise ConfigError(
@@ -73,7 +85,7 @@ class Checkpoint:
                 remedy=f"use {' or '.join(DTYPES)}",
             )
         self._check_open()
-        return load_tensors(self._loads, wanted)
+        return load_windows(self._loads, wanted, windows_of)
 
     def packing(self, *, dtype: str, quantization: str | None) -> Packing:
         """Return the format of every matrix; see ``choose_packing``.

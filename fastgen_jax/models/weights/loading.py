@@ -6,15 +6,16 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 
-from fastgen_jax.errors import CheckpointError
+from fastgen_jax.errors import CheckpointError, ConfigError
 from fastgen_jax.models.weights.aligned import aligned_empty
-from fastgen_jax.models.weights.family import TensorPlacement
+from fastgen_jax.models.weights.family import Part, TensorPlacement
 from fastgen_jax.models.weights.stored import StoredTensor
+from fastgen_jax.models.weights.window import Window, WindowsOf, is_whole, whole, window_shape
 
 # Values a thread handles at a time: small enough that a piece and its temporaries stay in the
 # processor's cache, large enough that numpy's calls cost little; the best of 24 k to 880 k tried.
@@ -31,12 +32,46 @@ class TensorLoad:
         stored: where it is.
         shape: of the whole tensor in our layout.
         is_wide: whether it is kept in float32 whatever type the others have.
+        lines: which of our stored lines to load; None for all.
+        columns: which values of each line, [first, end); None for all.
     """
 
     placement: TensorPlacement
     stored: StoredTensor
     shape: tuple[int, ...]
     is_wide: bool = False
+    lines: Part | None = None
+    columns: tuple[int, int] | None = None
+
+    def within(self, window: Window) -> TensorLoad:
+        """The same load of no more than a window of the tensor in our layout.
+
+        Raises ConfigError where the window cuts a head whose lines change places, or an axis that
+        is stored in pieces.
+        """
+        if is_whole(window, self.shape):
+            return self
+        placement, shape, inner = self.placement, self.shape, window
+        is_readable = True
+        if placement.num_pieces > 1:
+            shape = placement.piece_shape(shape)
+            is_readable = window[0] == (0, self.shape[0])
+            inner = window[1:] if len(shape) < len(self.shape) else (*whole(shape[:1]), *window[1:])
+        *leading, rows, columns = ((0, 1), *inner) if len(shape) == 1 else inner
+        height = 1 if len(shape) == 1 else shape[-2]
+        if placement.transpose:
+            rows, columns, height = columns, rows, shape[-1]
+        lines = Part(period=height, start=rows[0], length=rows[1] - rows[0])
+        head_dim = placement.interleaved_head_dim or 1
+        cuts_a_head = lines.start % head_dim or lines.length % head_dim
+        if cuts_a_head or not is_readable or not is_whole(tuple(leading), shape[: len(leading)]):
+            raise ConfigError(
+                f"the part {window} of {placement.name} can't be read by itself",
+                field="tensor",
+                value=self.stored.name,
+                remedy="split the model over fewer devices",
+            )
+        return replace(self, lines=lines, columns=columns)
 
     @property
     def has_lines_of_outputs(self) -> bool:
@@ -45,11 +80,16 @@ class TensorLoad:
 
     @property
     def num_lines(self) -> int:
-        """Stored lines that are ours."""
-        part = self.placement.part
-        if part is None or not self.has_lines_of_outputs:
-            return self.stored.num_lines
-        return self.stored.num_lines // part.period * part.length
+        """Stored lines to load."""
+        count = self.stored.num_lines
+        for part in (self._own_lines, self.lines):
+            count = count if part is None else count // part.period * part.length
+        return count
+
+    @property
+    def _own_lines(self) -> Part | None:
+        """Which of the stored lines are ours."""
+        return self.placement.part if self.has_lines_of_outputs else None
 
     def pieces(self, multiple: int, piece_values: int) -> Iterator[tuple[int, int]]:
         """The first line and the number of lines of every piece of about so many values.
@@ -62,39 +102,42 @@ class TensorLoad:
             yield first, min(length, self.num_lines - first)
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """The raw bytes of our lines [first, first + count), as uint8, in the file's order."""
-        part = self.placement.part
-        if part is None or not self.has_lines_of_outputs:
-            return self.stored.read_lines(first, count)
-        runs: list[np.ndarray] = []
-        while count:
-            period, place = divmod(first, part.length)
-            taken = min(count, part.length - place)
-            runs.append(self.stored.read_lines(period * part.period + part.start + place, taken))
-            first, count = first + taken, count - taken
-        return runs[0] if len(runs) == 1 else np.concatenate(runs)
+        """The raw bytes of lines [first, first + count) to load, as uint8, in the file's order."""
+        pieces = [
+            self.stored.read_lines(*run)
+            for ours in _runs(self.lines, first, count)
+            for run in _runs(self._own_lines, *ours)
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def values(self, raw: np.ndarray) -> np.ndarray:
-        """The values of raw lines that are ours; CheckpointError where any isn't finite."""
-        values = self.stored.encoding.decode(raw)
-        if not np.isfinite(values).all():
-            raise self.not_finite()
-        part = self.placement.part
-        if part is not None and not self.has_lines_of_outputs:
+        """The values to load of raw lines; CheckpointError where any isn't finite."""
+        encoding, columns = self.stored.encoding, self.columns
+        part = None if self.has_lines_of_outputs else self.placement.part
+        group = encoding.group_values
+        if columns is not None and part is None and not any(end % group for end in columns):
+            first, end = (place // group * encoding.group_bytes for place in columns)
+            raw, columns = raw[:, first:end], None
+        values = encoding.decode(raw)
+        if part is not None:
             periods = values.reshape(len(values), -1, part.period)
             values = periods[:, :, part.start : part.start + part.length].reshape(len(values), -1)
+        if columns is not None:
+            values = values[:, slice(*columns)]
+        if not np.isfinite(values).all():
+            raise self.not_finite()
         if self.placement.add:
             values = values.astype(np.float32) + np.float32(self.placement.add)
         return values
 
-    def place_in(self, whole: np.ndarray) -> np.ndarray:
-        """The view of the whole tensor that this piece fills."""
+    def place_in(self, tensor: np.ndarray) -> np.ndarray:
+        """The view of the tensor, or of a window of it, that this piece fills."""
         placement = self.placement
         if placement.num_pieces == 1:
-            return whole
-        if whole.ndim == 3:
-            return whole[placement.piece]
-        return whole.reshape(placement.num_pieces, -1)[placement.piece]
+            return tensor
+        if tensor.ndim == 3:
+            return tensor[placement.piece]
+        return tensor.reshape(placement.num_pieces, -1)[placement.piece]
 
     def not_finite(self) -> CheckpointError:
         """Return the error about values that are infinite or not a number."""
@@ -106,25 +149,32 @@ class TensorLoad:
 @dataclass(frozen=True, slots=True)
 class _Pending:
     name: str
+    window: Window
     values: np.ndarray
     pieces: list[Future[None]]
 
 
-def load_tensors(loads: Sequence[TensorLoad], dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (our name, C-contiguous array in our layout and ``dtype``) in the order of ``loads``.
+def load_windows(
+    loads: Sequence[TensorLoad], dtype: np.dtype, windows_of: WindowsOf
+) -> Iterator[tuple[str, Window, np.ndarray]]:
+    """Yield (our name, window, its C-contiguous array in our layout and ``dtype``).
 
-    Pieces of one tensor stand together in ``loads``. While the caller uses one tensor the next one
-    is prepared, so two are in memory at a time. Raises CheckpointError for unreadable bytes and for
-    values that aren't finite.
+    Tensors come in the order of ``loads``, where the pieces of one stand together, and windows in
+    the order of ``windows_of``. No more is decoded than what a window holds. While the caller uses
+    one window the next one is prepared, so two are in memory at a time. Raises CheckpointError for
+    unreadable bytes and for values that aren't finite, ConfigError for a window that can't be read
+    by itself.
     """
     executor = ThreadPoolExecutor(num_threads(), thread_name_prefix="fastgen-weights")
     try:
         pending: _Pending | None = None
-        for _, of_tensor in groupby(loads, key=lambda load: load.placement.name):
-            following = _start(list(of_tensor), dtype, executor)
-            if pending is not None:
-                yield _finish(pending)
-            pending = following
+        for name, group in groupby(loads, key=lambda load: load.placement.name):
+            of_tensor = list(group)
+            for window in windows_of(name, of_tensor[0].shape):
+                following = _start(of_tensor, window, dtype, executor)
+                if pending is not None:
+                    yield _finish(pending)
+                pending = following
         if pending is not None:
             yield _finish(pending)
     finally:
@@ -136,21 +186,36 @@ def num_threads() -> int:
     return min(_MAX_THREADS, os.cpu_count() or 1)
 
 
-def _start(loads: list[TensorLoad], dtype: np.dtype, executor: ThreadPoolExecutor) -> _Pending:
+def _start(
+    loads: list[TensorLoad], window: Window, dtype: np.dtype, executor: ThreadPoolExecutor
+) -> _Pending:
     kind = np.dtype(np.float32) if loads[0].is_wide else dtype
-    values = aligned_empty(loads[0].shape, kind)
+    windowed = [load.within(window) for load in loads]
+    values = aligned_empty(window_shape(window), kind)
     pieces = [
         executor.submit(load_piece, load, load.place_in(values), first, count)
-        for load in loads
+        for load in windowed
         for first, count in load.pieces(1, PIECE_VALUES)
     ]
-    return _Pending(loads[0].placement.name, values, pieces)
+    return _Pending(loads[0].placement.name, window, values, pieces)
 
 
-def _finish(pending: _Pending) -> tuple[str, np.ndarray]:
+def _finish(pending: _Pending) -> tuple[str, Window, np.ndarray]:
     for piece in pending.pieces:
         piece.result()
-    return pending.name, pending.values
+    return pending.name, pending.window, pending.values
+
+
+def _runs(part: Part | None, first: int, count: int) -> Iterator[tuple[int, int]]:
+    """Runs (first, count) of all lines that hold the lines [first, first + count) of a part."""
+    if part is None:
+        yield first, count
+        return
+    while count:
+        period, place = divmod(first, part.length)
+        taken = min(count, part.length - place)
+        yield period * part.period + part.start + place, taken
+        first, count = first + taken, count - taken
 
 
 def load_piece(load: TensorLoad, values: np.ndarray, first: int, count: int) -> None:

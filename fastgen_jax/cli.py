@@ -1,4 +1,4 @@
-"""``fastgen``: generate, chat, info, demo and plan on the command line."""
+"""``fastgen``: generate, chat, info, demo, plan and convert on the command line."""
 
 from __future__ import annotations
 
@@ -235,12 +235,33 @@ class Plan:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write a model as a snapshot: a directory that the engine loads faster, on any devices."""
+
+    model: tyro.conf.Positional[str]
+    """A built-in name, a directory, a .gguf file or a Hub id."""
+    directory: tyro.conf.Positional[str]
+    """Where the snapshot goes; it appears when it is complete."""
+    dtype: str | None = None
+    """"float32" or "bfloat16"; by default what holds the model's weights without loss."""
+    force: bool = False
+    """Replace a snapshot that is there."""
+
+    def run(self) -> None:
+        """Read, write, say what was written."""
+        from fastgen_jax.conversion import convert
+
+        print(convert(self.model, self.directory, dtype=self.dtype, replace=self.force))
+
+
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Chat, tyro.conf.subcommand("chat")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
 )
 
 

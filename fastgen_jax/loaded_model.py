@@ -20,8 +20,10 @@ from fastgen_jax.errors import ConfigError
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
 from fastgen_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
+from fastgen_jax.models.weights.snapshot import Snapshot
 from fastgen_jax.runtime.compile import BackgroundCompilation, CompileReport, cache_directory
 from fastgen_jax.runtime.memory import MemoryPlan
+from fastgen_jax.runtime.snapshot_weights import SnapshotSource
 from fastgen_jax.runtime.weights import (
     DenseSource,
     PackedSource,
@@ -173,7 +175,10 @@ def scheduler_config(
 
 
 def _bring_up(
-    checkpoint: Checkpoint, config: EngineConfig, resolved: ResolvedConfig, limits: RowLimits
+    checkpoint: Checkpoint | Snapshot,
+    config: EngineConfig,
+    resolved: ResolvedConfig,
+    limits: RowLimits,
 ) -> tuple[Runtime, Tokenizer | None]:
     from fastgen_jax.runtime.build import Progress, build_runtime
 
@@ -217,13 +222,15 @@ def _bring_up(
 
 
 def _weight_source(
-    checkpoint: Checkpoint, config: EngineConfig, resolved: ResolvedConfig
+    checkpoint: Checkpoint | Snapshot, config: EngineConfig, resolved: ResolvedConfig
 ) -> WeightSource:
     """The checkpoint's weights, or random ones, in the form that the products take."""
     model, is_dummy = checkpoint.config, config.load_format == "dummy"
     # A mixture of experts isn't packed: asking for its packing says so where it is quantized.
     is_dense = not resolved.is_native or model.moe is not None
     if is_dense and config.quantization is None:
+        if isinstance(checkpoint, Snapshot) and not is_dummy:
+            return SnapshotSource(model=model, dtype=resolved.dtype, snapshot=checkpoint)
         tensors = random_tensors(model, config.seed) if is_dummy else checkpoint.tensors
         return DenseSource(model=model, dtype=resolved.dtype, tensors=tensors)
     packing = checkpoint.packing(dtype=resolved.dtype, quantization=config.quantization)
@@ -267,16 +274,16 @@ def _advance(bar: tqdm, amount: int, note: str | None = None) -> None:
     bar.update(amount)
 
 
-def _open_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+def _open_tokenizer(checkpoint: Checkpoint | Snapshot) -> Tokenizer | None:
     if checkpoint.tokenizer_fields is not None:
         return tokenizer_from_gguf(checkpoint.tokenizer_fields)
     assert checkpoint.directory is not None
     return load_tokenizer(checkpoint.directory)
 
 
-def _check_format(config: EngineConfig, checkpoint: Checkpoint) -> None:
-    found = "gguf" if checkpoint.directory is None else "safetensors"
-    if config.load_format in ("gguf", "safetensors") and config.load_format != found:
+def _check_format(config: EngineConfig, checkpoint: Checkpoint | Snapshot) -> None:
+    found = checkpoint.format
+    if config.load_format not in ("auto", "dummy", found):
         raise ConfigError(
             f"{checkpoint.source} holds {found}",
             field="load_format",

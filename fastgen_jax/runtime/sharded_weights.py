@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +43,7 @@ class ShardedSource:
 
     def abstract(self) -> DenseWeights:
         """Shapes in place of arrays, with their shardings."""
-        arrays = {
-            name: shape.update(sharding=weight_sharding(self.mesh, name))
-            for name, shape in abstract_dense(self.model, self.dtype).arrays.items()
-        }
-        return DenseWeights(arrays)
+        return with_shardings(abstract_dense(self.model, self.dtype), self.mesh)
 
     def load(self, on_weight: Callable[[int], None]) -> DenseWeights:
         """The arrays, split; ``on_weight`` hears the bytes of each window once."""
@@ -69,6 +66,15 @@ class ShardedSource:
 
     def _windows(self, name: str, shape: tuple[int, ...]) -> Sequence[Window]:
         return tuple(devices_by_window(weight_sharding(self.mesh, name), shape))
+
+
+def with_shardings(weights: DenseWeights, mesh: Mesh) -> DenseWeights:
+    """Shapes of weights, each with its sharding over the mesh."""
+    shapes: Any = {
+        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=weight_sharding(mesh, name))
+        for name, shape in weights.arrays.items()
+    }
+    return DenseWeights(shapes)
 
 
 def devices_by_window(

@@ -22,7 +22,7 @@ from fastgen_jax.models.tensors import (
     split_name,
     tensor_shapes,
 )
-from fastgen_jax.models.weights.packing import DTYPES, Packing, Stack, stack_shapes
+from fastgen_jax.models.weights.packing import DTYPES, Packing, Stack, dense_shapes, stack_shapes
 from pallas_kernels.linear import LinearConfig, PackedMatrix, allocate, pack_values
 
 Tensors = Callable[[np.dtype], Iterator[tuple[str, np.ndarray]]]
@@ -115,11 +115,8 @@ def num_bytes(tree: object) -> int:
 
 def abstract_dense(model: ModelConfig, dtype: str | jnp.dtype) -> DenseWeights:
     """Dense weights with shapes in place of arrays."""
-    arrays: Any = {
-        name: jax.ShapeDtypeStruct(shape, _kind(model, name, jnp.dtype(dtype)))
-        for name, shape in tensor_shapes(model).items()
-    }
-    return DenseWeights(arrays)
+    shapes: Any = dense_shapes(model, jnp.dtype(dtype).name)
+    return DenseWeights(shapes)
 
 
 def _kind(model: ModelConfig, name: str, dtype: np.dtype) -> np.dtype:

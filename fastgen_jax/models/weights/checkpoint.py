@@ -8,7 +8,7 @@ from types import MappingProxyType, TracebackType
 
 import numpy as np
 
-from fastgen_jax.errors import CheckpointError, ConfigError
+from fastgen_jax.errors import CheckpointError
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.registry import family_of_gguf, family_of_hf
 from fastgen_jax.models.tensors import is_wide, split_name, tensor_shapes
@@ -16,13 +16,15 @@ from fastgen_jax.models.weights.family import WeightMap
 from fastgen_jax.models.weights.gguf import GgufFile
 from fastgen_jax.models.weights.loading import TensorLoad, load_windows
 from fastgen_jax.models.weights.packing import (
-    DTYPES,
     Packing,
     Stack,
     choose_packing,
+    dtype_name,
     stack_shapes,
 )
 from fastgen_jax.models.weights.safetensors import HuggingFaceDirectory
+from fastgen_jax.models.weights.snapshot import Snapshot
+from fastgen_jax.models.weights.snapshot_manifest import is_snapshot
 from fastgen_jax.models.weights.stacks import load_stacks
 from fastgen_jax.models.weights.stored import DOWNLOAD_AGAIN, MASKS, StoredTensor
 from fastgen_jax.models.weights.window import Window, WindowsOf, whole_tensors
@@ -34,7 +36,8 @@ class Checkpoint:
     Made by ``open_checkpoint``. ``config`` is the model's shape; ``source`` the path it was opened
     from; ``num_bytes`` the bytes its weights take as stored. A GGUF file has ``tokenizer_fields``,
     its whole metadata as plain Python values; a Hugging Face directory has ``directory``, where the
-    tokenizer's files lie; the other one is None. Close it after use, or use it in ``with``.
+    tokenizer's files lie; the other one is None. ``format`` is "gguf" or "safetensors". Close it
+    after use, or use it in ``with``.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Checkpoint:
             MappingProxyType(opened.metadata) if is_gguf else None
         )
         self.directory = None if is_gguf else path
+        self.format = "gguf" if is_gguf else "safetensors"
         self._opened = opened
         self._loads = _match(opened.tensors, config, weights, self.source)
         stored = {load.stored.name: load.stored for load in self._loads}
@@ -67,6 +71,23 @@ class Checkpoint:
         """
         return ((name, values) for name, _, values in self.windows(dtype, whole_tensors))
 
+    def tensors_by_stack(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield what ``tensors`` does, all layers of one name together."""
+        self._check_loadable(dtype)
+        places = {name: place for place, name in enumerate(self._stack_names())}
+        loads = sorted(self._loads, key=lambda load: places[split_name(load.placement.name)[0]])
+        found = load_windows(loads, np.dtype(dtype), whole_tensors)
+        return ((name, values) for name, _, values in found)
+
+    @property
+    def lossless_dtype(self) -> str:
+        """The smaller of the types that holds every weight as exactly as it is stored."""
+        is_exact = (
+            load.is_wide or (load.stored.encoding.name == "BF16" and not load.placement.add)
+            for load in self._loads
+        )
+        return "bfloat16" if all(is_exact) else "float32"
+
     def windows(
         self, dtype: np.dtype, windows_of: WindowsOf
     ) -> Iterator[tuple[str, Window, np.ndarray]]:
@@ -76,16 +97,8 @@ class Checkpoint:
         that it doesn't need aren't read. Raises ConfigError, too, for a window that can't be read
         by itself.
         """
-        wanted = np.dtype(dtype)
-        if wanted not in DTYPES.values():
-            raise ConfigError(
-                "weights can't be loaded in this type",
-                field="dtype",
-                value=str(wanted),
-                remedy=f"use {' or '.join(DTYPES)}",
-            )
-        self._check_open()
-        return load_windows(self._loads, wanted, windows_of)
+        self._check_loadable(dtype)
+        return load_windows(self._loads, np.dtype(dtype), windows_of)
 
     def packing(self, *, dtype: str, quantization: str | None) -> Packing:
         """Return the format of every matrix; see ``choose_packing``.
@@ -93,10 +106,9 @@ class Checkpoint:
         Raises ConfigError for an unknown dtype or quantization, and for "gguf" where nothing is
         stored in a packed form.
         """
-        encodings: dict[str, set[str]] = {}
+        encodings: dict[str, set[str]] = {name: set() for name in self._stack_names()}
         for load in self._loads:
-            name, _ = split_name(load.placement.name)
-            encodings.setdefault(name, set()).add(load.stored.encoding.name)
+            encodings[split_name(load.placement.name)[0]].add(load.stored.encoding.name)
         return choose_packing(
             self.config, dtype=dtype, quantization=quantization, encodings=encodings
         )
@@ -111,6 +123,14 @@ class Checkpoint:
         """
         self._check_open()
         return load_stacks(self._loads, stack_shapes(self.config, packing.dtype, packing.formats))
+
+    def _stack_names(self) -> dict[str, None]:
+        """Our names without their layers, in the order of loading."""
+        return dict.fromkeys(split_name(load.placement.name)[0] for load in self._loads)
+
+    def _check_loadable(self, dtype: np.dtype) -> None:
+        dtype_name(dtype)
+        self._check_open()
 
     def _check_open(self) -> None:
         if any(file.closed for file in self._opened.files):
@@ -137,14 +157,16 @@ class Checkpoint:
         self.close()
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint at ``path``, a GGUF file or a Hugging Face directory, validated.
+def open_checkpoint(path: Path) -> Checkpoint | Snapshot:
+    """Return what is at ``path``: a GGUF file, a Hugging Face directory or a snapshot, validated.
 
     Raises CheckpointError when a file is missing, cut or corrupt, or a tensor is missing, has
     another shape, or has no place in the model; UnsupportedModelError when the model asks for
     mathematics that isn't implemented.
     """
     path = Path(path)
+    if is_snapshot(path):
+        return Snapshot(path)
     opened = HuggingFaceDirectory(path) if path.is_dir() else GgufFile(path)
     try:
         if isinstance(opened, GgufFile):

@@ -7,13 +7,9 @@ from typing import Protocol
 
 from fastgen_jax.errors import ConfigError
 
-# What the engine reads: weights, their index, descriptions, and any kind of tokenizer.
-NEEDED_FILES: tuple[str, ...] = (
-    "config.json",
+# Any kind of tokenizer, with what says where its answers end.
+TOKENIZER_FILES: tuple[str, ...] = (
     "generation_config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -23,6 +19,14 @@ NEEDED_FILES: tuple[str, ...] = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+)
+# What the engine reads: weights, their index, descriptions, and the tokenizer.
+NEEDED_FILES: tuple[str, ...] = (
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    *TOKENIZER_FILES,
 )
 
 

@@ -104,6 +104,29 @@ def choose_packing(
     return Packing(dtype=dtype, formats=dict.fromkeys(names, quantization or dense))
 
 
+def dtype_name(dtype: np.dtype) -> str:
+    """Return a type's name in DTYPES; ConfigError if weights can't be loaded in it."""
+    for name, known in DTYPES.items():
+        if np.dtype(dtype) == known:
+            return name
+    raise ConfigError(
+        "weights can't be loaded in this type",
+        field="dtype",
+        value=str(np.dtype(dtype)),
+        remedy=f"use {' or '.join(DTYPES)}",
+    )
+
+
+def dense_shapes(model: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Every weight by name as one plain array; in ``dtype``, or float32 where it must be."""
+    return {
+        name: jax.ShapeDtypeStruct(
+            shape, np.float32 if is_wide(model, split_name(name)[0]) else DTYPES[dtype]
+        )
+        for name, shape in tensor_shapes(model).items()
+    }
+
+
 def stack_shapes(
     model: ModelConfig, dtype: str, formats: Mapping[str, FormatName]
 ) -> dict[str, PackedMatrix | jax.ShapeDtypeStruct]:

@@ -59,7 +59,11 @@ class EngineConfig:
         kv_cache_memory_fraction: share of the memory left beside weights and step that the cache
             may take. None: 0.03 on a CPU, 0.9 elsewhere.
         max_model_len: most tokens of a request, prompt and output. None: the model's own limit.
-        tensor_parallel_size: devices that one model is spread over; only 1 for now.
+        tensor_parallel_size: devices that one model is split over: heads, feed-forward,
+            vocabulary and cache.
+        expert_parallel_size: parts into which a mixture's experts are dealt out; the model then
+            takes this many times ``tensor_parallel_size`` devices. Everything but the experts is
+            split over all of them.
         step_shapes: (tokens, rows) of the compiled steps, ascending; the last must hold the
             budget. None: a short ladder on a CPU, decode-only and full budget elsewhere. Tokens
             that pad a step cost nothing with native kernels, rows that pad it a little.
@@ -98,6 +102,7 @@ class EngineConfig:
     kv_cache_memory_fraction: float | None = None
     max_model_len: int | None = None
     tensor_parallel_size: int = 1
+    expert_parallel_size: int = 1
     step_shapes: Sequence[tuple[int, int]] | None = None
     max_chained_steps: int | None = None
     max_chained_tokens: int | None = None
@@ -152,11 +157,19 @@ class EngineConfig:
         ):
             raise self._invalid("compilation_cache_dir", 'must be a path, "off" or None')
         self._check_count("tensor_parallel_size", 1)
-        if self.tensor_parallel_size != 1:
+        self._check_count("expert_parallel_size", 1)
+        if self.quantization is not None and self.num_devices > 1:
             raise self._invalid(
-                "tensor_parallel_size", "more than one device isn't supported yet", "use 1"
+                "quantization",
+                f"quantized weights can't be split over devices ({self.num_devices} asked for)",
+                "leave it out, or use one device",
             )
         self._check_shapes()
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that the model takes."""
+        return self.tensor_parallel_size * self.expert_parallel_size
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> EngineConfig:
@@ -287,6 +300,7 @@ def resolve_config(
     """
     is_cpu = platform == "cpu"
     is_native = is_cpu and has_native and config.implementation in ("auto", "native")
+    is_native = is_native and config.num_devices == 1
     if config.num_threads is not None and not is_native:
         raise ConfigError(
             "no native kernels run here that could use it",

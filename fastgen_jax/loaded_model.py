@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from fastgen_jax.batching import StepPacker, StepShape
@@ -21,8 +22,15 @@ from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
 from fastgen_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
 from fastgen_jax.models.weights.snapshot import Snapshot
+from fastgen_jax.parallel.division import (
+    check_divisible,
+    kv_head_repeats,
+    with_repeated_kv_heads,
+)
+from fastgen_jax.parallel.mesh import make_mesh, num_shares
 from fastgen_jax.runtime.compile import BackgroundCompilation, CompileReport, cache_directory
 from fastgen_jax.runtime.memory import MemoryPlan
+from fastgen_jax.runtime.sharded_weights import ShardedSource, windows_of_tensors
 from fastgen_jax.runtime.snapshot_weights import SnapshotSource
 from fastgen_jax.runtime.weights import (
     DenseSource,
@@ -103,6 +111,7 @@ def load_model(
             has_native=obstacle is None,
             can_pack=checkpoint.config.moe is None,
         )
+        mesh = _mesh(checkpoint.config, config)
         _prepare_native(config, resolved, obstacle)
         limits = RowLimits(
             max_num_seqs=resolved.max_num_seqs,
@@ -112,7 +121,7 @@ def load_model(
             max_logit_bias=config.max_logit_bias,
             max_bad_words=config.max_bad_words,
         )
-        runtime, tokenizer = _bring_up(checkpoint, config, resolved, limits)
+        runtime, tokenizer = _bring_up(checkpoint, config, resolved, limits, mesh)
     eos_token_ids = set(checkpoint.config.eos_token_ids)
     if tokenizer is not None:
         eos_token_ids.update(tokenizer.eos_token_ids)
@@ -179,10 +188,11 @@ def _bring_up(
     config: EngineConfig,
     resolved: ResolvedConfig,
     limits: RowLimits,
+    mesh: Mesh | None,
 ) -> tuple[Runtime, Tokenizer | None]:
     from fastgen_jax.runtime.build import Progress, build_runtime
 
-    source = _weight_source(checkpoint, config, resolved)
+    source = _weight_source(checkpoint, config, resolved, mesh)
     tokenizer = _open_tokenizer(checkpoint)
     # None: tqdm hides the bar where there is no terminal.
     hide = not config.show_progress or None
@@ -209,7 +219,7 @@ def _bring_up(
             on_program=lambda name: _advance(compiling, 1, name),
         )
         runtime = build_runtime(
-            checkpoint.config,
+            with_repeated_kv_heads(checkpoint.config, num_shares(mesh)),
             resolved,
             limits,
             source,
@@ -217,15 +227,40 @@ def _bring_up(
             cache_dir=cache_directory(config.compilation_cache_dir),
             in_background=config.compile_in_background,
             progress=progress,
+            mesh=mesh,
         )
     return runtime, tokenizer
 
 
+def _mesh(model: ModelConfig, config: EngineConfig) -> Mesh | None:
+    """The devices that share the model; None where it is one."""
+    tensor, expert = config.tensor_parallel_size, config.expert_parallel_size
+    if config.num_devices == 1:
+        return None
+    check_divisible(model, tensor, expert)
+    devices = jax.devices()
+    if len(devices) < config.num_devices:
+        raise ConfigError(
+            f"with expert_parallel_size={expert} the model takes {config.num_devices} devices, and "
+            f"jax finds {len(devices)}",
+            field="tensor_parallel_size",
+            value=tensor,
+            remedy="use fewer; on a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8 makes "
+            "virtual ones",
+        )
+    return make_mesh(devices[: config.num_devices], tensor=tensor, expert=expert)
+
+
 def _weight_source(
-    checkpoint: Checkpoint | Snapshot, config: EngineConfig, resolved: ResolvedConfig
+    checkpoint: Checkpoint | Snapshot,
+    config: EngineConfig,
+    resolved: ResolvedConfig,
+    mesh: Mesh | None,
 ) -> WeightSource:
     """The checkpoint's weights, or random ones, in the form that the products take."""
     model, is_dummy = checkpoint.config, config.load_format == "dummy"
+    if mesh is not None:
+        return _split_source(checkpoint, config, resolved, mesh)
     # A mixture of experts isn't packed: asking for its packing says so where it is quantized.
     is_dense = not resolved.is_native or model.moe is not None
     if is_dense and config.quantization is None:
@@ -252,13 +287,43 @@ def _weight_source(
     )
 
 
+def _split_source(
+    checkpoint: Checkpoint | Snapshot,
+    config: EngineConfig,
+    resolved: ResolvedConfig,
+    mesh: Mesh,
+) -> WeightSource:
+    """The same for several devices, each of which reads its share."""
+    stored = checkpoint.config
+    model = with_repeated_kv_heads(stored, num_shares(mesh))
+    repeats = kv_head_repeats(stored, num_shares(mesh))
+    if config.load_format == "dummy":
+        read = windows_of_tensors(random_tensors(stored, config.seed))
+    elif isinstance(checkpoint, Snapshot):
+        return SnapshotSource(
+            model=model,
+            dtype=resolved.dtype,
+            snapshot=checkpoint,
+            mesh=mesh,
+            kv_head_repeats=repeats,
+        )
+    else:
+        read = checkpoint.windows
+    return ShardedSource(
+        model=model, dtype=resolved.dtype, mesh=mesh, read=read, kv_head_repeats=repeats
+    )
+
+
 def _prepare_native(config: EngineConfig, resolved: ResolvedConfig, obstacle: str | None) -> None:
     """Load the native kernels and give them their threads, or say once why there are none."""
     if resolved.is_native:
         native_library()
         set_num_threads(resolved.num_threads)
     elif (
-        jax.default_backend() == "cpu" and config.implementation == "auto" and config.show_progress
+        jax.default_backend() == "cpu"
+        and config.implementation == "auto"
+        and config.show_progress
+        and obstacle is not None
     ):
         _say_once(f"No native CPU kernels: {obstacle}. Steps run on XLA, which is slower.")
 

@@ -34,7 +34,8 @@ REFUSED: dict[str, list[Any]] = {
     "num_kv_blocks": [1, 0, 64.0, True],
     "kv_cache_memory_fraction": [0.0, -0.1, 1.01, float("nan")],
     "max_model_len": [0, -1, 2048.0, True],
-    "tensor_parallel_size": [2, 0, -1],
+    "tensor_parallel_size": [0, -1, "2"],
+    "expert_parallel_size": [0, -1, 1.5],
     "step_shapes": [
         (),
         ((8,),),
@@ -75,7 +76,6 @@ EVERYTHING_SET = EngineConfig(
     num_kv_blocks=100,
     kv_cache_memory_fraction=0.25,
     max_model_len=512,
-    tensor_parallel_size=1,
     step_shapes=((8, 4), (64, 8)),
     max_chained_steps=2,
     max_chained_tokens=16,
@@ -134,15 +134,27 @@ def test_a_file_survives_the_round_trip(path: Path, tmp_path: Path) -> None:
 
 def test_every_field_survives_the_round_trip(tmp_path: Path) -> None:
     default = EngineConfig()
+    # Quantized weights stay on one device.
+    split = EngineConfig(tensor_parallel_size=2, expert_parallel_size=4)
     unset = [
         field.name
         for field in fields(EngineConfig)
-        if field.name != "tensor_parallel_size"  # which has one value only
-        and getattr(EVERYTHING_SET, field.name) == getattr(default, field.name)
+        if all(
+            getattr(config, field.name) == getattr(default, field.name)
+            for config in (EVERYTHING_SET, split)
+        )
     ]
     assert not unset, "a field at its default would survive without being written"
-    text = EVERYTHING_SET.to_toml()
-    assert EngineConfig.from_toml(write(tmp_path, text)) == EVERYTHING_SET
+    for config in (EVERYTHING_SET, split):
+        assert EngineConfig.from_toml(write(tmp_path, config.to_toml())) == config
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 2)])
+def test_quantized_weights_on_several_devices_are_refused(sizes: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match=r"quantization='int8': .*\(2 asked for\)"):
+        EngineConfig(
+            quantization="int8", tensor_parallel_size=sizes[0], expert_parallel_size=sizes[1]
+        )
 
 
 def test_fields_at_none_are_left_out(tmp_path: Path) -> None:

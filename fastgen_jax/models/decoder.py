@@ -17,7 +17,7 @@ from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.dense import DenseWeights
 from fastgen_jax.models.layer import LayerIndex, LayerWeights, inner, normalized, products
 from fastgen_jax.models.layer_inputs import LayerInputs, layer_inputs
-from fastgen_jax.models.moe import mixture
+from fastgen_jax.models.moe import OverExperts, mixture, on_one_device
 from fastgen_jax.models.norms import normalize
 from fastgen_jax.models.packed import PackedWeights
 from pallas_kernels.linear import LinearConfig
@@ -53,6 +53,7 @@ class Decoder:
         unroll_layers: bool,
         num_tokens: Int[Array, ""] | None = None,
         lengths: Int[Array, "T"] | None = None,
+        over_experts: OverExperts = on_one_device,
     ) -> tuple[Float[Array, "T E"], Cache]:
         """Final hidden state of every token, normalized, and the updated cache.
 
@@ -61,6 +62,7 @@ class Decoder:
         and copies no weight. Tokens from ``num_tokens`` on are padding, whose hidden states are
         undefined; None: there is none. ``lengths`` says for every token how long its text is; only
         a rotary embedding that depends on it needs it (``ModelConfig.depends_on_length``).
+        ``over_experts`` runs a mixture's experts where they are.
         """
         config, weights = self.config, self.weights
         inputs = layer_inputs(config, positions, lengths, unrolled=unroll_layers)
@@ -68,7 +70,7 @@ class Decoder:
         x = self._embed(token_ids, positions)
         for run in runs_of_layers(config):
             layers = weights.layers(config, run, count, unrolled=unroll_layers)
-            turn = _turn(config, run, layers, inputs, attend)
+            turn = _turn(config, run, layers, inputs, attend, over_experts)
             if unroll_layers or len(run) == 1:
                 for index in run:
                     x, cache = turn(index if unroll_layers else jnp.int32(index), (x, cache))
@@ -128,13 +130,21 @@ def _turn[Cache](
     layers: Callable[[LayerIndex], LayerWeights],
     inputs: LayerInputs,
     attend: Attend[Cache],
+    over_experts: OverExperts,
 ) -> Callable[[LayerIndex, tuple[Array, Cache]], tuple[Array, Cache]]:
     is_sparse = config.layers[run.start].is_sparse
 
     def turn(layer: LayerIndex, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
         x, cache = carry
         return _layer_forward(
-            config, layer, layers(layer), x, inputs, attend, cache, is_sparse=is_sparse
+            config,
+            layer,
+            layers(layer),
+            x,
+            inputs,
+            attend,
+            cache,
+            over_experts if is_sparse else None,
         )
 
     return turn
@@ -148,9 +158,9 @@ def _layer_forward[Cache](
     inputs: LayerInputs,
     attend: Attend[Cache],
     cache: Cache,
-    *,
-    is_sparse: bool,
+    over_experts: OverExperts | None,
 ) -> tuple[Float[Array, "T E"], Cache]:
+    """``over_experts`` is None where the feed-forward is plain."""
     norms = config.norms
     attn_norm = "attn_norm" if "attn_norm" in norms else None
     # Side by side with the attention, the feed-forward may share its norm.
@@ -169,10 +179,10 @@ def _layer_forward[Cache](
     )
     attended = _add(config, weights, x, "o", seen, part="attn")
     source = x if config.is_parallel else attended
-    if is_sparse:
+    if over_experts is not None:
         if mlp_norm is not None:
             source = normalized(config, weights, mlp_norm, source)
-        result = mixture(config, weights, source)
+        result = mixture(config, weights, source, over_experts)
         return attended + result, cache
     rows = inner(config, weights, source, norm=mlp_norm)
     return _add(config, weights, attended, "down", rows, part="mlp"), cache

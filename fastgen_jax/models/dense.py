@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -101,10 +102,10 @@ class _OneLayer(_Layer):
     def project(self, names: tuple[str, ...], x: Float[Array, "T I"]) -> tuple[Array, ...]:
         return tuple(x @ self._arrays[f"layers.{self._index}.{name}"] for name in names)
 
-    def expert_product(
-        self, name: str, x: Float[Array, "N I"], group_sizes: Int[Array, "X"]
-    ) -> Float[Array, "N O"]:
-        return lax.ragged_dot(x, self._arrays[f"layers.{self._index}.{name}"], group_sizes)
+    def with_experts(
+        self, function: Callable[..., Float[Array, "T E"]], *operands: Array
+    ) -> Float[Array, "T E"]:
+        return function(_experts(self._arrays, self._index), *operands)
 
 
 class _SwitchedLayer(_Layer):
@@ -134,12 +135,15 @@ class _SwitchedLayer(_Layer):
 
         return lax.switch(self._place, [branch(layer) for layer in self._run], x)
 
-    def expert_product(
-        self, name: str, x: Float[Array, "N I"], group_sizes: Int[Array, "X"]
-    ) -> Float[Array, "N O"]:
-        def branch(layer: int) -> Callable[[Array, Array], Array]:
-            experts = self._arrays[f"layers.{layer}.{name}"]
-            return lambda x, group_sizes: lax.ragged_dot(x, experts, group_sizes)
+    def with_experts(
+        self, function: Callable[..., Float[Array, "T E"]], *operands: Array
+    ) -> Float[Array, "T E"]:
+        branches = [partial(function, _experts(self._arrays, layer)) for layer in self._run]
+        return lax.switch(self._place, branches, *operands)
 
-        branches = [branch(layer) for layer in self._run]
-        return lax.switch(self._place, branches, x, group_sizes)
+
+def _experts(arrays: Mapping[str, Array], layer: LayerIndex) -> dict[str, Array]:
+    prefix = f"layers.{layer}."
+    names = (name for name in arrays if name.startswith(prefix))
+    found = {name.removeprefix(prefix): arrays[name] for name in names}
+    return {name: array for name, array in found.items() if name.startswith("expert_")}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from fastgen_jax.models.activations import activate
 from fastgen_jax.models.config import ModelConfig
@@ -40,10 +41,10 @@ class LayerWeights(Protocol):
         """
         ...
 
-    def expert_product(
-        self, name: str, x: Float[Array, "N I"], group_sizes: Int[Array, "X"]
-    ) -> Float[Array, "N O"]:
-        """Rows times their expert's matrix: the first ``group_sizes[0]`` rows are expert 0's."""
+    def with_experts(
+        self, function: Callable[..., Float[Array, "T E"]], *operands: Array
+    ) -> Float[Array, "T E"]:
+        """``function(arrays, *operands)``; ``arrays`` are the experts' matrices and biases."""
         ...
 
 

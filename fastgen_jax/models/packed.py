@@ -100,9 +100,9 @@ class _PackedLayer:
             config=self._weights.linear,
         )
 
-    def expert_product(
-        self, name: str, x: Float[Array, "N I"], group_sizes: Int[Array, "X"]
-    ) -> Float[Array, "N O"]:
+    def with_experts(
+        self, function: Callable[..., Float[Array, "T E"]], *operands: Array
+    ) -> Float[Array, "T E"]:
         raise NotImplementedError("experts aren't packed: their models keep dense weights")
 
     def _norm(self, name: str) -> RmsNorm:

@@ -35,8 +35,9 @@ class LayerTensors:
 
     @property
     def vectors(self) -> tuple[str, ...]:
-        """Scales, biases and sinks."""
-        return tuple(name for name in self.shapes if name not in MATRICES + EXPERTS)
+        """Scales, biases and sinks, but for the experts'."""
+        others = (name for name in self.shapes if not name.startswith("expert_"))
+        return tuple(name for name in others if name not in MATRICES)
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:

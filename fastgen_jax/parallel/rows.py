@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from fastgen_jax.parallel.mesh import TENSOR, tensor_size
+from fastgen_jax.parallel.mesh import SHARED, num_shares
 from fastgen_jax.parallel.sharding import partition_spec
 
 
@@ -39,19 +39,19 @@ def map_rows(
     """
     if mesh is None:
         return function(logits, per_row, shared)
-    num_rows, num_shares = logits.shape[0], tensor_size(mesh)
-    share = -(-num_rows // num_shares)
+    num_rows, shares = logits.shape[0], num_shares(mesh)
+    share = -(-num_rows // shares)
 
     def pad(array: Array) -> Array:
-        missing = share * num_shares - num_rows
+        missing = share * shares - num_rows
         return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
 
     def run(logits: Array, per_row: tuple[Array, ...], shared: Any) -> Any:
-        mine = lax.all_to_all(pad(logits), TENSOR, split_axis=0, concat_axis=1, tiled=True)
-        first = lax.axis_index(TENSOR) * jnp.int32(share)
+        mine = lax.all_to_all(pad(logits), SHARED, split_axis=0, concat_axis=1, tiled=True)
+        first = lax.axis_index(SHARED) * jnp.int32(share)
         of_mine = tuple(lax.dynamic_slice_in_dim(pad(array), first, share) for array in per_row)
         found = function(mine, of_mine, shared)
-        return jax.tree.map(lambda x: lax.all_gather(x, TENSOR, tiled=True)[:num_rows], found)
+        return jax.tree.map(lambda x: lax.all_gather(x, SHARED, tiled=True)[:num_rows], found)
 
     whole = partition_spec()
     return jax.shard_map(

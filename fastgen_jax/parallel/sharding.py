@@ -6,23 +6,24 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from fastgen_jax.errors import ConfigError, UnsupportedModelError
-from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.parallel.mesh import TENSOR
+from fastgen_jax.errors import UnsupportedModelError
+from fastgen_jax.parallel.mesh import EXPERT, SHARED, TENSOR
 
 # Logical axis -> axis of the mesh, None where every device holds all of it.
-MESH_AXIS_OF: dict[str, str | None] = {
+MESH_AXIS_OF: dict[str, str | tuple[str, ...] | None] = {
     "tokens": None,
-    "vocab": TENSOR,
+    "vocab": SHARED,
     "embed": None,
-    "heads": TENSOR,
-    "kv_heads": TENSOR,
-    "mlp": TENSOR,
+    "heads": SHARED,
+    "kv_heads": SHARED,
+    "mlp": SHARED,
     "pages": None,
     "slots": None,
     "head_dim": None,
     "positions": None,
-    "experts": None,
+    "experts": EXPERT,
+    "expert_mlp": TENSOR,
+    "routes": None,  # every device chooses for every token
 }
 
 # Last part of a weight's name -> its logical axes. Matrices are stored [in, out]: those that
@@ -56,13 +57,13 @@ WEIGHT_AXES: dict[str, tuple[str, ...]] = {
     "down_bias": ("embed",),
     "mlp_post_norm": ("embed",),
     "mlp_sum_norm": ("embed",),
-    "router": ("embed", "experts"),
-    "router_bias": ("experts",),
-    "expert_gate": ("experts", "embed", "mlp"),
-    "expert_up": ("experts", "embed", "mlp"),
-    "expert_down": ("experts", "mlp", "embed"),
-    "expert_gate_bias": ("experts", "mlp"),
-    "expert_up_bias": ("experts", "mlp"),
+    "router": ("embed", "routes"),
+    "router_bias": ("routes",),
+    "expert_gate": ("experts", "embed", "expert_mlp"),
+    "expert_up": ("experts", "embed", "expert_mlp"),
+    "expert_down": ("experts", "expert_mlp", "embed"),
+    "expert_gate_bias": ("experts", "expert_mlp"),
+    "expert_up_bias": ("experts", "expert_mlp"),
     "expert_down_bias": ("experts", "embed"),
     "shared_gate": ("embed", "mlp"),
     "shared_up": ("embed", "mlp"),
@@ -120,39 +121,3 @@ def constrain(array: Array, mesh: Mesh | None, *axes: str) -> Array:
     if mesh is None:
         return array
     return lax.with_sharding_constraint(array, sharding(mesh, *axes))
-
-
-def check_divisible(model: ModelConfig, tensor: int) -> None:
-    """Refuse a tensor size that doesn't split the model evenly.
-
-    Raises:
-        ConfigError: names the sizes of the model that don't divide, and tensor sizes that work.
-    """
-    sizes = _split_sizes(model)
-    broken = [f"{name}={size}" for name, size in sizes.items() if tensor < 1 or size % tensor]
-    if broken:
-        fitting = ", ".join(str(size) for size in fitting_tensor_sizes(model))
-        raise ConfigError(
-            f"the model's {', '.join(broken)} can't be split evenly over that many devices",
-            field="tensor_parallel_size",
-            value=tensor,
-            remedy=f"use one of {fitting}",
-        )
-
-
-def fitting_tensor_sizes(model: ModelConfig) -> tuple[int, ...]:
-    """Every tensor size that splits the model evenly, ascending."""
-    sizes = _split_sizes(model).values()
-    return tuple(n for n in range(1, min(sizes) + 1) if all(size % n == 0 for size in sizes))
-
-
-def _split_sizes(model: ModelConfig) -> dict[str, int]:
-    sizes = {
-        "num_heads": model.num_heads,
-        "num_kv_heads": model.num_kv_heads,
-        "intermediate_size": model.intermediate_size,
-        "vocab_size": model.vocab_size,
-    }
-    if model.moe is not None:
-        sizes["moe.intermediate_size"] = model.moe.intermediate_size
-    return sizes

@@ -10,7 +10,7 @@ from fastgen_jax.errors import ConfigError
 from fastgen_jax.kv.layout import bytes_per_block
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.tensors import tensor_shapes
-from fastgen_jax.parallel.sharding import fitting_tensor_sizes
+from fastgen_jax.parallel.division import fitting_tensor_sizes
 from fastgen_jax.plan.gpus import Gpu
 from fastgen_jax.plan.load import ITEM_SIZES
 from fastgen_jax.sampling.row_limits import RowLimits
@@ -91,7 +91,7 @@ def weight_bytes(model: ModelConfig, *, dtype: str, devices: int) -> int:
 def _block_bytes(model: ModelConfig, config: ResolvedConfig, devices: int) -> int:
     return bytes_per_block(
         num_layers=model.num_layers,
-        num_kv_heads=model.num_kv_heads // devices,
+        num_kv_heads=max(1, model.num_kv_heads // devices),
         head_dim=model.head_dim,
         itemsize=ITEM_SIZES[config.dtype],
         block_size=config.block_size,

@@ -12,7 +12,7 @@ from pathlib import Path
 from fastgen_jax.config import EngineConfig, Implementation, ResolvedConfig, resolve_config
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.models.config import ModelConfig
-from fastgen_jax.parallel.sharding import check_divisible
+from fastgen_jax.parallel.division import check_divisible, with_repeated_kv_heads
 from fastgen_jax.plan.deviceless import CompiledStep, compile_step, find_compiler
 from fastgen_jax.plan.gpus import Gpu, find_gpu
 from fastgen_jax.plan.graphs import read_graphs
@@ -80,6 +80,8 @@ def plan(
     name = shape.architecture if isinstance(model, ModelConfig) else str(model)
     device = find_gpu(gpu)
     _check_sizes(shape, tp=tp, dtype=dtype, context=context)
+    num_parameters = shape.num_parameters
+    shape = with_repeated_kv_heads(shape, tp)
     context = min(8192, shape.max_position_embeddings) if context is None else context
     settings = EngineConfig(
         dtype=dtype,
@@ -139,7 +141,7 @@ def plan(
         )
     return Plan(
         model=name,
-        num_parameters=shape.num_parameters,
+        num_parameters=num_parameters,
         gpu=device.name,
         tensor_parallel_size=tp,
         dtype=dtype,

@@ -13,8 +13,9 @@ from jaxtyping import Array
 
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder, Weights
-from fastgen_jax.parallel.mesh import tensor_size
-from fastgen_jax.parallel.sharding import check_divisible, replicated, weight_sharding
+from fastgen_jax.parallel.division import check_divisible
+from fastgen_jax.parallel.mesh import EXPERT, TENSOR
+from fastgen_jax.parallel.sharding import replicated, weight_sharding
 from fastgen_jax.runtime.step import SplitModel, StepSpec, build_step
 from fastgen_jax.runtime.weights import abstract_dense
 from fastgen_jax.sampling import RowLimits, init_row_state
@@ -62,7 +63,8 @@ def abstract_step(
     """The step of a model for a mesh of real or compile-only devices; touches no device.
 
     Args:
-        model: shape of the decoder.
+        model: shape of the decoder; with a kv head at least for every device of the mesh, as
+            ``with_repeated_kv_heads`` gives it.
         spec: the step's shape, cache and attention.
         limits: sizes of the row state.
         dtype: of the weights; that of the pages is in ``spec.cache``.
@@ -72,7 +74,7 @@ def abstract_step(
         ConfigError: the model can't be split evenly over the mesh.
     """
     if mesh is not None:
-        check_divisible(model, tensor_size(mesh))
+        check_divisible(model, mesh.shape[TENSOR], mesh.shape[EXPERT])
     return abstract_step_of(abstract_split(model, abstract_dense(model, dtype)), spec, limits, mesh)
 
 

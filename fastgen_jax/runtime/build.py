@@ -7,9 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array
 
 from fastgen_jax.batching import StepShape
 from fastgen_jax.config import ResolvedConfig
@@ -18,8 +21,15 @@ from fastgen_jax.kv.layout import bytes_per_block
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder, Weights
 from fastgen_jax.models.packed import PackedWeights
-from fastgen_jax.runtime.abstract import AbstractStep, abstract_split, abstract_step_of
-from fastgen_jax.runtime.cache import CacheSpec, cache_spec
+from fastgen_jax.parallel.mesh import num_shares
+from fastgen_jax.parallel.sharding import PAGE_AXES, constrain, replicated
+from fastgen_jax.runtime.abstract import (
+    STEP_ARGUMENTS,
+    AbstractStep,
+    abstract_split,
+    abstract_step_of,
+)
+from fastgen_jax.runtime.cache import CacheSpec, Pages, cache_spec
 from fastgen_jax.runtime.compile import (
     BackgroundCompilation,
     CompiledProgram,
@@ -32,8 +42,8 @@ from fastgen_jax.runtime.kernels import with_kernels
 from fastgen_jax.runtime.memory import MemoryPlan, available_bytes, plan_blocks, step_bytes
 from fastgen_jax.runtime.program_cache import ProgramCache
 from fastgen_jax.runtime.step import SplitModel, StepSpec
-from fastgen_jax.runtime.weights import WeightSource, num_bytes
-from fastgen_jax.sampling import RowLimits, init_row_state, write_row
+from fastgen_jax.runtime.weights import WeightSource, bytes_per_device, num_bytes
+from fastgen_jax.sampling import RowLimits, RowState, init_row_state, write_row
 from pallas_kernels import AttentionNative, target_of
 from pallas_kernels.linear import LinearConfig
 
@@ -79,33 +89,37 @@ def build_runtime(
     cache_dir: Path | None,
     in_background: bool,
     progress: Progress,
+    mesh: Mesh | None = None,
 ) -> Runtime:
     """An executor with all programs compiled and all memory taken.
 
     Weights load while the programs compile. The pool's size comes from the compiled programs'
     own memory analysis: a first compilation uses an estimate, which stands unless the analysis
     shows that it doesn't fit. ``in_background`` compiles one step shape now and leaves the others
-    to ``Runtime.compile_rest``, unless all are on disk; the estimate then stands for those.
+    to ``Runtime.compile_rest``, unless all are on disk; the estimate then stands for those. On a
+    ``mesh`` the model has a kv head at least for every device, and memory is that of one device.
 
     Raises:
         ConfigError: the memory doesn't hold one request of the longest length.
     """
     device = jax.local_devices()[0]
+    shares = num_shares(mesh)
     unroll_layers = device.platform != "cpu"
     abstract = source.abstract()
     split = abstract_split(model, abstract)
     linear = _fastest_products(abstract, config, cache_dir)
     row_shapes = jax.eval_shape(lambda: init_row_state(limits))
     sizes = _Sizes(
-        available=available_bytes(device),
-        weights=num_bytes(split.leaves),
+        # The devices of a CPU are made up, and share its memory.
+        available=available_bytes(device) // (shares if device.platform == "cpu" else 1),
+        weights=bytes_per_device(split.leaves),
         row_state=num_bytes(row_shapes),
         step=_estimate_step_bytes(model, config),
     )
     programs_on_disk = ProgramCache(cache_dir)
     with ThreadPoolExecutor(1, thread_name_prefix="fastgen-load") as pool:
         loading = pool.submit(_load, model, source, progress.on_weight)
-        num_blocks = num_kv_blocks or _plan(model, config, sizes)
+        num_blocks = num_kv_blocks or _plan(model, config, sizes, shares)
         while True:
             cache = cache_spec(
                 model,
@@ -127,10 +141,11 @@ def build_runtime(
                     model,
                     target_of(device),
                     implementation=config.implementation,
+                    num_shards=shares,
                 )
                 for shape in config.step_shapes
             ]
-            wanted = _programs(split, specs, limits)
+            wanted = _programs(split, specs, limits, mesh)
             is_on_disk = all(programs_on_disk.has(program.key) for program in wanted)
             names = _names_for_later(config) if in_background and not is_on_disk else ()
             later = [program for program in wanted if program.name in names]
@@ -140,7 +155,7 @@ def build_runtime(
             running = (program for name, program in programs.items() if name != ALLOCATE)
             measured = step_bytes(running)
             sizes = replace(sizes, step=max(measured, sizes.step) if later else measured)
-            plan = _memory_plan(model, config, sizes, cache)
+            plan = _memory_plan(model, config, sizes, cache, shares)
             if plan.fits:
                 break
             if num_kv_blocks is not None:
@@ -150,7 +165,7 @@ def build_runtime(
                     value=num_kv_blocks,
                     remedy="lower it, or leave it out",
                 )
-            num_blocks = _plan(model, config, sizes)
+            num_blocks = _plan(model, config, sizes, shares)
         # Zeroing the pool takes seconds on a CPU; started here, it runs beside the loading.
         pages, rows = programs[ALLOCATE]()
         leaves, load_seconds = loading.result()
@@ -196,31 +211,55 @@ def _fastest_products(
     }
 
 
-def _programs(split: SplitModel, specs: list[StepSpec], limits: RowLimits) -> list[Program]:
-    rows = jax.eval_shape(lambda: init_row_state(limits))
+def _programs(
+    split: SplitModel, specs: list[StepSpec], limits: RowLimits, mesh: Mesh | None
+) -> list[Program]:
     # The largest compiles longest, so it starts first.
-    programs = [
-        _step_program(spec.shape, abstract_step_of(split, spec, limits)) for spec in reversed(specs)
-    ]
+    steps = [abstract_step_of(split, spec, limits, mesh) for spec in reversed(specs)]
+    sizes = None if mesh is None else mesh.shape_tuple
+    devices = () if mesh is None else tuple(mesh.devices.flat)
+
+    def on_all(tree: Any) -> Any:
+        return jax.tree.map(lambda array: constrain(array, mesh), tree)
+
+    def write(row_state: RowState, row: Array, packed_row: Array) -> RowState:
+        return on_all(write_row(row_state, row, packed_row))
+
+    arguments = {
+        "row_state": steps[0].arguments[STEP_ARGUMENTS.index("row_state")],
+        "row": jax.ShapeDtypeStruct((), jnp.int32),
+        "packed_row": jax.ShapeDtypeStruct(limits.neutral_row.shape, jnp.int32),
+    }
+    if mesh is not None:
+        for name in ("row", "packed_row"):
+            arguments[name] = arguments[name].update(sharding=replicated(mesh))
     row = Program(
         name=WRITE_ROW,
-        function=write_row,
-        description=limits,
-        arguments={
-            "row_state": rows,
-            "row": jax.ShapeDtypeStruct((), jnp.int32),
-            "packed_row": jax.ShapeDtypeStruct(limits.neutral_row.shape, jnp.int32),
-        },
+        function=write,
+        description=(limits, sizes),
+        arguments=arguments,
         donated=("row_state",),
+        devices=devices,
     )
     cache, is_native = specs[0].cache, isinstance(specs[0].attention, AttentionNative)
+
+    def empty() -> tuple[Pages, RowState]:
+        pages = cache.zeros(is_native=is_native)
+        pages = tuple(constrain(pool, mesh, *PAGE_AXES) for pool in pages)
+        return pages, on_all(init_row_state(limits))
+
     allocate = Program(
         name=ALLOCATE,
-        function=lambda: (cache.zeros(is_native=is_native), init_row_state(limits)),
-        description=(cache, is_native, limits),
+        function=empty,
+        description=(cache, is_native, limits, sizes),
         arguments={},
+        devices=devices,
     )
-    return [*programs, row, allocate]
+    of_steps = [
+        replace(_step_program(spec.shape, step), devices=devices)
+        for spec, step in zip(reversed(specs), steps, strict=True)
+    ]
+    return [*of_steps, row, allocate]
 
 
 def _step_program(shape: StepShape, step: AbstractStep) -> Program:
@@ -252,37 +291,38 @@ def _load(
     return leaves, time.perf_counter() - start
 
 
-def _plan(model: ModelConfig, config: ResolvedConfig, sizes: _Sizes) -> int:
+def _plan(model: ModelConfig, config: ResolvedConfig, sizes: _Sizes, shares: int) -> int:
     return plan_blocks(
         available=sizes.available,
         weights=sizes.weights,
         row_state=sizes.row_state,
         step=sizes.step,
         fraction=config.kv_cache_memory_fraction,
-        bytes_per_block=_bytes_per_block(model, config),
+        bytes_per_block=_bytes_per_block(model, config, shares),
         useful_blocks=config.max_num_seqs * config.max_blocks_per_seq + 1,
         blocks_of_longest=config.max_blocks_per_seq,
     )
 
 
 def _memory_plan(
-    model: ModelConfig, config: ResolvedConfig, sizes: _Sizes, cache: CacheSpec
+    model: ModelConfig, config: ResolvedConfig, sizes: _Sizes, cache: CacheSpec, shares: int
 ) -> MemoryPlan:
     return MemoryPlan(
         available=sizes.available,
         weights=sizes.weights,
         row_state=sizes.row_state,
         step=sizes.step,
-        kv_cache=cache.num_blocks * _bytes_per_block(model, config),
+        kv_cache=cache.num_blocks * _bytes_per_block(model, config, shares),
         num_blocks=cache.num_blocks,
         block_size=config.block_size,
+        num_devices=shares,
     )
 
 
-def _bytes_per_block(model: ModelConfig, config: ResolvedConfig) -> int:
+def _bytes_per_block(model: ModelConfig, config: ResolvedConfig, shares: int) -> int:
     return bytes_per_block(
         num_layers=model.num_layers,
-        num_kv_heads=model.num_kv_heads,
+        num_kv_heads=model.num_kv_heads // shares,
         head_dim=model.head_dim,
         itemsize=jnp.dtype(config.dtype).itemsize,
         block_size=config.block_size,

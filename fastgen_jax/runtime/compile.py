@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax import monitoring
+from jax import Device, monitoring
 
 from fastgen_jax.config import user_cache_dir
 from fastgen_jax.errors import RecompileError
@@ -25,13 +25,17 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A function to compile: its arguments' shapes by name, and which of them it consumes."""
+    """A function to compile: its arguments' shapes by name, and which of them it consumes.
+
+    ``devices`` are those it runs on, in the order of their mesh; none stands for the default one.
+    """
 
     name: str
     function: Callable[..., Any]
     description: object  # whatever static besides the arguments the function was built from
     arguments: Mapping[str, Any]
     donated: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ()  # pyright: ignore[reportInvalidTypeForm]
 
     @property
     def donated_indices(self) -> tuple[int, ...]:
@@ -220,7 +224,7 @@ def count_compilations() -> AbstractContextManager[EventCount]:
 
 def _read(program: Program, cache: ProgramCache) -> tuple[CompiledProgram, CompileRecord] | None:
     start = time.perf_counter()
-    executable = cache.load(program.key)
+    executable = cache.load(program.key, program.devices or jax.local_devices()[:1])
     if executable is None:
         return None
     record = CompileRecord(

@@ -25,6 +25,7 @@ class MemoryPlan:
         kv_cache: all blocks.
         num_blocks: blocks, the null block included.
         block_size: tokens of a block.
+        num_devices: devices that share the model; all sizes are those of one.
     """
 
     available: int
@@ -34,6 +35,7 @@ class MemoryPlan:
     kv_cache: int
     num_blocks: int
     block_size: int
+    num_devices: int = 1
 
     @property
     def total(self) -> int:
@@ -57,7 +59,8 @@ class MemoryPlan:
             ("total", self.total, f"of {_mib(self.available).strip()} MiB available"),
         ]
         body = [f"  {name:<17}{_mib(size)} MiB  {note}".rstrip() for name, size, note in lines]
-        return "\n".join(["Memory plan", *body])
+        of_each = f" of each of {self.num_devices} devices" if self.num_devices > 1 else ""
+        return "\n".join([f"Memory plan{of_each}", *body])
 
 
 def available_bytes(device: Any) -> int:

@@ -12,12 +12,14 @@ import os
 import pickle
 import platform
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax import Device
 from jax.experimental import serialize_executable
 
 import fastgen_jax
@@ -42,13 +44,22 @@ class ProgramCache:
         """True when an executable is stored under the key."""
         return self._directory is not None and self._path(key).is_file()
 
-    def load(self, key: str) -> jax.stages.Compiled | None:
-        """The executable stored under the key; None where there is none that this jax can read."""
+    def load(
+        self,
+        key: str,
+        devices: Sequence[Device],  # pyright: ignore[reportInvalidTypeForm]
+    ) -> jax.stages.Compiled | None:
+        """The executable stored under the key, for these devices, in the order of its mesh.
+
+        None where there is none that this jax can read.
+        """
         if self._directory is None:
             return None
         try:
             payload, in_tree, out_tree = pickle.loads(self._path(key).read_bytes())
-            return serialize_executable.deserialize_and_load(payload, in_tree, out_tree)
+            return serialize_executable.deserialize_and_load(
+                payload, in_tree, out_tree, execution_devices=devices
+            )
         except FileNotFoundError:
             return None
         except Exception:  # a file cut or from another world only costs a compilation

@@ -13,7 +13,8 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.dense import DenseWeights
 from fastgen_jax.models.weights.snapshot import Snapshot
-from fastgen_jax.parallel.sharding import weight_sharding
+from fastgen_jax.parallel.division import KV_HEAD_WEIGHTS
+from fastgen_jax.parallel.sharding import replicated, weight_sharding
 from fastgen_jax.runtime.sharded_weights import with_shardings
 from fastgen_jax.runtime.weights import abstract_dense
 
@@ -23,16 +24,18 @@ class SnapshotSource:
     """A snapshot's weights as plain arrays of one dtype.
 
     Attributes:
-        model: shape of the decoder.
+        model: shape of the decoder, with its kv heads repeated for the mesh.
         dtype: "float32" or "bfloat16".
         snapshot: what to read.
         mesh: the devices; None for the default one.
+        kv_head_repeats: devices that have the same kv head.
     """
 
     model: ModelConfig
     dtype: str
     snapshot: Snapshot
     mesh: Mesh | None = None
+    kv_head_repeats: int = 1
 
     def abstract(self) -> DenseWeights:
         """Shapes in place of arrays."""
@@ -43,11 +46,26 @@ class SnapshotSource:
         """The arrays."""
         arrays: dict[str, jax.Array] = {}
         for name, array in self.snapshot.restore(np.dtype(jnp.dtype(self.dtype)), self._sharding):
-            arrays[name] = array
+            arrays[name] = self._repeated(name, array) if self._is_repeated(name) else array
             on_weight(array.nbytes)
         return DenseWeights(arrays)
+
+    def _is_repeated(self, name: str) -> bool:
+        return self.kv_head_repeats > 1 and name.rsplit(".", 1)[-1] in KV_HEAD_WEIGHTS
+
+    def _repeated(self, name: str, array: jax.Array) -> jax.Array:
+        """The array with every kv head as often as devices have it, each device with its own."""
+        assert self.mesh is not None, "heads are repeated for a mesh"
+
+        def repeat(array: jax.Array) -> jax.Array:
+            heads = array.reshape(*array.shape[:-1], -1, self.model.head_dim)
+            return jnp.repeat(heads, self.kv_head_repeats, -2).reshape(*array.shape[:-1], -1)
+
+        return jax.device_put(repeat(array), weight_sharding(self.mesh, name))
 
     def _sharding(self, name: str) -> Sharding:
         if self.mesh is None:
             return SingleDeviceSharding(jax.local_devices()[0])
+        if self._is_repeated(name):
+            return replicated(self.mesh)
         return weight_sharding(self.mesh, name)

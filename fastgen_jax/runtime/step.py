@@ -21,7 +21,8 @@ from fastgen_jax.batching.inputs import (
 )
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder
-from fastgen_jax.parallel.mesh import tensor_size
+from fastgen_jax.parallel.experts import over_experts
+from fastgen_jax.parallel.mesh import num_shares
 from fastgen_jax.parallel.rows import map_rows
 from fastgen_jax.parallel.sharding import PAGE_AXES, constrain
 from fastgen_jax.runtime.cache import CacheSpec, Pages, paged_attention
@@ -167,7 +168,7 @@ def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> S
             num_single_rows=inputs["num_single_rows"],
             num_rows=inputs["num_rows"],
         )
-        heads = attention_shape(model.config, spec, num_shards=tensor_size(mesh))
+        heads = attention_shape(model.config, spec, num_shards=num_shares(mesh))
         # Layers that are looped take their window as a number, and share what is planned for none.
         windows = model.config.windows if spec.cache.unroll_layers else (None,)
         works = {
@@ -192,6 +193,7 @@ def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> S
             unroll_layers=spec.cache.unroll_layers,
             num_tokens=tokens.count,
             lengths=_lengths(tokens, inputs, rows) if model.config.depends_on_length else None,
+            over_experts=over_experts(mesh),
         )
         last = jnp.maximum(inputs["query_start"] + inputs["query_len"] - 1, 0)
 
@@ -203,7 +205,7 @@ def build_step(split: SplitModel, spec: StepSpec, mesh: Mesh | None = None) -> S
 
         token_ids, rows = _draw(head, hidden[last], inputs, rows, mesh, spec.sampling_groups)
         # On a mesh the logits of a group lie whole on every device, so a group is a device's share.
-        group = -(-spec.shape.num_rows // tensor_size(mesh))
+        group = -(-spec.shape.num_rows // num_shares(mesh))
         found = _logprobs(whole_head, hidden, last, token_ids, tokens, inputs, rows, group, spec)
         results = constrain(_pack_results(token_ids, found), mesh)
         rows = jax.tree.map(lambda array: constrain(array, mesh), rows)

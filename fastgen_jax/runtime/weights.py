@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -111,6 +112,17 @@ class PackedSource:
 def num_bytes(tree: object) -> int:
     """Bytes of all arrays, or shapes of arrays, in a pytree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def bytes_per_device(tree: object) -> int:
+    """Bytes that one device has of all arrays, or shapes of arrays, in a pytree."""
+    return sum(
+        math.prod(_local_shape(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _local_shape(leaf: jax.Array | jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    return leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
 
 
 def abstract_dense(model: ModelConfig, dtype: str | jnp.dtype) -> DenseWeights:

@@ -13,10 +13,8 @@ from fastgen_jax.errors import ConfigError, UnsupportedModelError
 from fastgen_jax.models.config import LearnedPositions, NormPlace, QueryKeyNorm, llama_config
 from fastgen_jax.models.families.parts import mixture_of
 from fastgen_jax.models.tensors import ATTENTION_MATRICES, MLP_MATRICES, tensor_shapes
-from fastgen_jax.parallel.mesh import MESH_AXES, make_mesh, tensor_size
+from fastgen_jax.parallel.mesh import MESH_AXES, SHARED, make_mesh, num_shares
 from fastgen_jax.parallel.sharding import (
-    check_divisible,
-    fitting_tensor_sizes,
     page_sharding,
     replicated,
     weight_sharding,
@@ -44,10 +42,10 @@ def one_device_mesh() -> jax.sharding.Mesh:
 @pytest.mark.parametrize(
     ("names", "spec"),
     [
-        (("embed", "head"), PartitionSpec("tensor", None)),
-        (("layers.1.q", "layers.0.k", "layers.1.v"), PartitionSpec(None, "tensor")),
-        (("layers.0.gate", "layers.1.up"), PartitionSpec(None, "tensor")),
-        (("layers.0.o", "layers.1.down"), PartitionSpec("tensor", None)),
+        (("embed", "head"), PartitionSpec(SHARED, None)),
+        (("layers.1.q", "layers.0.k", "layers.1.v"), PartitionSpec(None, SHARED)),
+        (("layers.0.gate", "layers.1.up"), PartitionSpec(None, SHARED)),
+        (("layers.0.o", "layers.1.down"), PartitionSpec(SHARED, None)),
         (("final_norm", "layers.0.attn_norm", "layers.1.mlp_norm"), PartitionSpec(None)),
     ],
 )
@@ -94,7 +92,7 @@ def test_so_has_every_weight_that_a_model_can_have() -> None:
 
 def test_pages_are_split_over_kv_heads_and_the_rest_is_everywhere() -> None:
     mesh = one_device_mesh()
-    assert page_sharding(mesh).spec == PartitionSpec(None, "tensor", None, None)
+    assert page_sharding(mesh).spec == PartitionSpec(None, SHARED, None, None)
     assert replicated(mesh).spec == PartitionSpec()
 
 
@@ -107,13 +105,12 @@ def test_a_mesh_has_all_axes_and_leaves_the_rest_to_the_partitioner() -> None:
     mesh = one_device_mesh()
     assert mesh.axis_names == MESH_AXES == ("data", "tensor", "expert")
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
-    assert tensor_size(mesh) == tensor_size(None) == 1
+    assert num_shares(mesh) == num_shares(None) == 1
 
 
-@pytest.mark.parametrize("axis", ["data", "expert"])
-def test_only_tensor_may_have_devices(axis: str) -> None:
-    with pytest.raises(ConfigError, match=f"{axis}=2: only tensor parallelism"):
-        make_mesh(jax.devices()[:1] * 2, **{axis: 2})
+def test_replicas_of_the_model_are_refused() -> None:
+    with pytest.raises(ConfigError, match="data=2: replicas of a model"):
+        make_mesh(jax.devices()[:1] * 2, data=2)
 
 
 def test_a_size_below_1_is_refused() -> None:
@@ -124,24 +121,3 @@ def test_a_size_below_1_is_refused() -> None:
 def test_the_number_of_devices_must_be_that_of_the_mesh() -> None:
     with pytest.raises(ConfigError, match=r"tensor=4: the mesh needs 4 devices .* given 1"):
         make_mesh(jax.devices()[:1], tensor=4)
-
-
-def test_sizes_that_divide_are_found() -> None:
-    assert fitting_tensor_sizes(MODEL) == (1, 2, 3, 6)
-    for tensor in (1, 2, 3, 6):
-        check_divisible(MODEL, tensor)
-
-
-@pytest.mark.parametrize("tensor", [0, 4, 5, 12])
-def test_other_sizes_are_refused_with_those_that_work(tensor: int) -> None:
-    with pytest.raises(ConfigError, match=rf"tensor_parallel_size={tensor}: .*use one of 1, 2, 3"):
-        check_divisible(MODEL, tensor)
-
-
-@pytest.mark.parametrize(
-    ("field", "size"),
-    [("num_heads", 9), ("num_kv_heads", 3), ("intermediate_size", 45), ("vocab_size", 93)],
-)
-def test_the_error_names_what_does_not_divide(field: str, size: int) -> None:
-    with pytest.raises(ConfigError, match=rf"the model's {field}={size} can't be split"):
-        check_divisible(replace(MODEL, **{field: size}), 2)

@@ -34,6 +34,7 @@ class TensorLoad:
         is_wide: whether it is kept in float32 whatever type the others have.
         lines: which of our stored lines to load; None for all.
         columns: which values of each line, [first, end); None for all.
+        matrices: which of the matrices that the tensor consists of, [first, end); None for all.
     """
 
     placement: TensorPlacement
@@ -42,15 +43,23 @@ class TensorLoad:
     is_wide: bool = False
     lines: Part | None = None
     columns: tuple[int, int] | None = None
+    matrices: tuple[int, int] | None = None
 
-    def within(self, window: Window) -> TensorLoad:
-        """The same load of no more than a window of the tensor in our layout.
+    def within(self, window: Window) -> TensorLoad | None:
+        """The same load of no more than a window of the tensor in our layout; None for nothing.
 
-        Raises ConfigError where the window cuts a head whose lines change places, or an axis that
+        Raises ConfigError where the window cuts a head whose lines change places, or a vector that
         is stored in pieces.
         """
         if is_whole(window, self.shape):
             return self
+        if len(window) == 3 and not is_whole(window[:1], self.shape[:1]):
+            first, end = window[0]
+            if self.placement.num_pieces > 1 and not first <= self.placement.piece < end:
+                return None
+            found = self.within((*whole(self.shape[:1]), *window[1:]))
+            assert found is not None, "only the first axis is stored in pieces"
+            return replace(found, matrices=window[0])
         placement, shape, inner = self.placement, self.shape, window
         is_readable = True
         if placement.num_pieces > 1:
@@ -84,7 +93,21 @@ class TensorLoad:
         count = self.stored.num_lines
         for part in (self._own_lines, self.lines):
             count = count if part is None else count // part.period * part.length
+        if self._is_cut and self.matrices is not None:
+            count = count // self.shape[0] * (self.matrices[1] - self.matrices[0])
         return count
+
+    @property
+    def _first_line(self) -> int:
+        """How many of the lines are before the first to load."""
+        if not self._is_cut or self.matrices is None:
+            return 0
+        return self.num_lines // (self.matrices[1] - self.matrices[0]) * self.matrices[0]
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether matrices that lie in one stored tensor are left out."""
+        return self.matrices is not None and self.placement.num_pieces == 1
 
     @property
     def _own_lines(self) -> Part | None:
@@ -105,7 +128,7 @@ class TensorLoad:
         """The raw bytes of lines [first, first + count) to load, as uint8, in the file's order."""
         pieces = [
             self.stored.read_lines(*run)
-            for ours in _runs(self.lines, first, count)
+            for ours in _runs(self.lines, self._first_line + first, count)
             for run in _runs(self._own_lines, *ours)
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
@@ -136,7 +159,8 @@ class TensorLoad:
         if placement.num_pieces == 1:
             return tensor
         if tensor.ndim == 3:
-            return tensor[placement.piece]
+            first = 0 if self.matrices is None else self.matrices[0]
+            return tensor[placement.piece - first]
         return tensor.reshape(placement.num_pieces, -1)[placement.piece]
 
     def not_finite(self) -> CheckpointError:
@@ -190,7 +214,8 @@ def _start(
     loads: list[TensorLoad], window: Window, dtype: np.dtype, executor: ThreadPoolExecutor
 ) -> _Pending:
     kind = np.dtype(np.float32) if loads[0].is_wide else dtype
-    windowed = [load.within(window) for load in loads]
+    within = (load.within(window) for load in loads)
+    windowed = [load for load in within if load is not None]
     values = aligned_empty(window_shape(window), kind)
     pieces = [
         executor.submit(load_piece, load, load.place_in(values), first, count)

@@ -53,6 +53,26 @@ def test_windows_of_every_family_equal_the_whole_tensors_cut(case: str, axis: in
         assert check_windows(checkpoint, split(axis)) > 10
 
 
+@pytest.mark.parametrize("others", [(), (1,), (2,)])
+@pytest.mark.parametrize("case", ["mixtral", "qwen2_moe", "gpt_oss"])
+def test_windows_of_some_experts_equal_the_whole_tensors_cut(
+    case: str, others: tuple[int, ...]
+) -> None:
+    """Experts that lie in tensors of their own, and in one; their matrices cut along one axis."""
+
+    def windows(name: str, shape: tuple[int, ...]) -> Sequence[Window]:
+        if len(shape) < 3:
+            return ()
+        halves = [
+            [(0, size // 2), (size // 2, size)] if 3 - i in (3, *others) else [(0, size)]
+            for i, size in enumerate(shape)
+        ]
+        return tuple(product(*halves))
+
+    with open_checkpoint(FAMILIES / case) as checkpoint:
+        assert check_windows(checkpoint, windows) == 2 * 3 * 2 ** (1 + len(others))
+
+
 @pytest.mark.parametrize("axis", [1, 2])
 def test_windows_of_interleaved_heads_equal_the_whole_tensors_cut(axis, gguf_path) -> None:
     with open_checkpoint(gguf_path) as checkpoint:

@@ -12,7 +12,8 @@ from fastgen_jax.request import FinishReason
 from fastgen_jax.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from fastgen_jax.llm import LLM
+    from fastgen_jax.llm import LLM, follow
+    from fastgen_jax.parallel.hosts import join_hosts
     from fastgen_jax.pipeline import Pipeline, Response, pipeline
 
 __version__ = "0.1.0"
@@ -31,11 +32,20 @@ __all__ = [
     "Response",
     "SamplingParams",
     "__version__",
+    "follow",
+    "join_hosts",
     "pipeline",
 ]
 
 # Only these need jax; scheduling and simulation must import without it.
-_LAZY = {"LLM": "llm", "Pipeline": "pipeline", "Response": "pipeline", "pipeline": "pipeline"}
+_LAZY = {
+    "LLM": "llm",
+    "Pipeline": "pipeline",
+    "Response": "pipeline",
+    "follow": "llm",
+    "join_hosts": "parallel.hosts",
+    "pipeline": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

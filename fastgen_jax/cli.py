@@ -30,6 +30,10 @@ class EngineOptions:
     """Most requests running at once."""
     max_model_len: int | None = None
     """Most tokens of a request."""
+    tensor_parallel_size: int | None = None
+    """Devices that the model is split over."""
+    expert_parallel_size: int | None = None
+    """Parts into which a mixture's experts are dealt out, on as many times the devices."""
     num_kv_blocks: int | None = None
     """Blocks of the cache; the memory plan decides where it isn't given."""
     policy: str | None = None

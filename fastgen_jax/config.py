@@ -64,6 +64,7 @@ class EngineConfig:
         expert_parallel_size: parts into which a mixture's experts are dealt out; the model then
             takes this many times ``tensor_parallel_size`` devices. Everything but the experts is
             split over all of them.
+        host_timeout_seconds: how long one of several hosts may be silent before it counts as lost.
         step_shapes: (tokens, rows) of the compiled steps, ascending; the last must hold the
             budget. None: a short ladder on a CPU, decode-only and full budget elsewhere. Tokens
             that pad a step cost nothing with native kernels, rows that pad it a little.
@@ -103,6 +104,7 @@ class EngineConfig:
     max_model_len: int | None = None
     tensor_parallel_size: int = 1
     expert_parallel_size: int = 1
+    host_timeout_seconds: float = 20.0
     step_shapes: Sequence[tuple[int, int]] | None = None
     max_chained_steps: int | None = None
     max_chained_tokens: int | None = None
@@ -158,6 +160,9 @@ class EngineConfig:
             raise self._invalid("compilation_cache_dir", 'must be a path, "off" or None')
         self._check_count("tensor_parallel_size", 1)
         self._check_count("expert_parallel_size", 1)
+        timeout = self.host_timeout_seconds
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+            raise self._invalid("host_timeout_seconds", "must be a number above 0")
         if self.quantization is not None and self.num_devices > 1:
             raise self._invalid(
                 "quantization",

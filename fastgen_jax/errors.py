@@ -53,6 +53,10 @@ class EngineClosedError(FastGenError, RuntimeError):
     """The engine was closed, or a failing step ended the requests that ran in it."""
 
 
+class HostLostError(FastGenError, RuntimeError):
+    """One of the hosts that share a model has died, failed, or gone silent."""
+
+
 def _shorten(value: object, limit: int = 120) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

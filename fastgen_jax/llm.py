@@ -14,7 +14,7 @@ from tqdm import tqdm
 from fastgen_jax.completion import Completion
 from fastgen_jax.config import EngineConfig
 from fastgen_jax.errors import FastGenError, InvalidRequestError, TokenizerError
-from fastgen_jax.loaded_model import StartupReport, load_model
+from fastgen_jax.loaded_model import StartupReport, lend_devices, load_model
 from fastgen_jax.metrics import EngineMetrics
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
@@ -42,13 +42,7 @@ class LLM:
     def __init__(
         self, model: str | Path, *, config: EngineConfig | None = None, **settings: object
     ) -> None:
-        if config is not None and settings:
-            raise InvalidRequestError(
-                "can't be given beside config",
-                field=", ".join(settings),
-                remedy="put them into the EngineConfig",
-            )
-        self._config = EngineConfig.from_dict(settings) if config is None else config
+        self._config = _engine_config(config, settings)
         self._loaded = load_model(model, self._config)
         self._engine = self._loaded.engine
 
@@ -327,6 +321,29 @@ def _refused(error: FastGenError | None) -> CompletionOutput:
             num_preemptions=0,
         ),
     )
+
+
+def follow(model: str | Path, *, config: EngineConfig | None = None, **settings: object) -> None:
+    """Lend this host's devices to the LLM of host 0; returns when that is closed.
+
+    To be called on every host but the first, after ``join_hosts``, with the model and settings of
+    the LLM.
+
+    Raises:
+        ConfigError: this is host 0, or that has another model or other settings.
+        HostLostError: host 0 is gone.
+    """
+    lend_devices(model, _engine_config(config, settings))
+
+
+def _engine_config(config: EngineConfig | None, settings: Mapping[str, object]) -> EngineConfig:
+    if config is not None and settings:
+        raise InvalidRequestError(
+            "can't be given beside config",
+            field=", ".join(settings),
+            remedy="put them into the EngineConfig",
+        )
+    return EngineConfig.from_dict(settings) if config is None else config
 
 
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

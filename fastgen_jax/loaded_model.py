@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from fastgen_jax import __version__
 from fastgen_jax.batching import StepPacker, StepShape
 from fastgen_jax.config import EngineConfig, ResolvedConfig, resolve_config
 from fastgen_jax.engine import Engine
@@ -27,8 +28,15 @@ from fastgen_jax.parallel.division import (
     kv_head_repeats,
     with_repeated_kv_heads,
 )
+from fastgen_jax.parallel.hosts import current_hosts
 from fastgen_jax.parallel.mesh import make_mesh, num_shares
 from fastgen_jax.runtime.compile import BackgroundCompilation, CompileReport, cache_directory
+from fastgen_jax.runtime.leading import (
+    LeadingExecutor,
+    follow_leader,
+    lead_others,
+    run_commands,
+)
 from fastgen_jax.runtime.memory import MemoryPlan
 from fastgen_jax.runtime.sharded_weights import ShardedSource, windows_of_tensors
 from fastgen_jax.runtime.snapshot_weights import SnapshotSource
@@ -100,33 +108,30 @@ def load_model(
     """
     start = time.perf_counter()
     policy = get_policy(config.policy)
+    hosts = current_hosts()
+    if not hosts.is_leader:
+        raise ConfigError(
+            f"requests come in at host 0 of {hosts.count}",
+            field="host",
+            value=hosts.index,
+            remedy="call fastgen_jax.follow with the same model and settings here",
+        )
     path = resolve_model(model, progress=config.show_progress)
     with open_checkpoint(path) as checkpoint:
-        _check_format(config, checkpoint)
-        obstacle = native_obstacle()
-        resolved = resolve_config(
-            config,
-            platform=jax.default_backend(),
-            model_max_len=checkpoint.config.max_length,
-            has_native=obstacle is None,
-            can_pack=checkpoint.config.moe is None,
-        )
-        mesh = _mesh(checkpoint.config, config)
-        _prepare_native(config, resolved, obstacle)
-        limits = RowLimits(
-            max_num_seqs=resolved.max_num_seqs,
-            max_model_len=resolved.max_model_len,
-            vocab_size=checkpoint.config.vocab_size,
-            max_logprobs=config.max_logprobs,
-            max_logit_bias=config.max_logit_bias,
-            max_bad_words=config.max_bad_words,
-        )
-        runtime, tokenizer = _bring_up(checkpoint, config, resolved, limits, mesh)
+        parts = _prepare(checkpoint, config)
+        resolved, limits = parts.resolved, parts.limits
+        leader = None
+        if hosts.count > 1:
+            leader = lead_others(parts.facts, hosts, timeout=config.host_timeout_seconds)
+        runtime, tokenizer = _bring_up(checkpoint, config, parts)
+    executor = runtime.executor
+    if leader is not None:
+        executor = LeadingExecutor(executor, leader)
     eos_token_ids = set(checkpoint.config.eos_token_ids)
     if tokenizer is not None:
         eos_token_ids.update(tokenizer.eos_token_ids)
     engine = Engine(
-        executor=runtime.executor,
+        executor=executor,
         scheduler=Scheduler(
             replace(
                 scheduler_config(config, resolved, runtime.memory_plan.num_blocks),
@@ -163,6 +168,87 @@ def load_model(
     )
 
 
+def lend_devices(model: str | Path, config: EngineConfig) -> None:
+    """Run on this host's devices what host 0's engine asks for; returns when that is closed.
+
+    Raises:
+        ConfigError: this is host 0, or host 0 has another model or other settings.
+        HostLostError: host 0 is gone.
+    """
+    config = replace(config, compile_in_background=False)
+    hosts = current_hosts()
+    if hosts.is_leader:
+        raise ConfigError(
+            f"host 0 of {hosts.count} leads",
+            field="host",
+            value=0,
+            remedy="use LLM here, and call follow on the others after fastgen_jax.join_hosts",
+        )
+    path = resolve_model(model, progress=config.show_progress)
+    with open_checkpoint(path) as checkpoint:
+        parts = _prepare(checkpoint, config)
+        follower = follow_leader(parts.facts, hosts, timeout=config.host_timeout_seconds)
+        try:
+            runtime, _ = _bring_up(checkpoint, config, parts)
+        except BaseException as error:
+            follower.fail(f"{type(error).__name__}: {error}")
+            raise
+    try:
+        run_commands(runtime.executor, follower)
+    finally:
+        runtime.executor.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What follows from a model and settings before anything is compiled."""
+
+    resolved: ResolvedConfig
+    limits: RowLimits
+    mesh: Mesh | None
+    facts: Mapping[str, str]
+
+
+def _prepare(checkpoint: Checkpoint | Snapshot, config: EngineConfig) -> _Parts:
+    _check_format(config, checkpoint)
+    obstacle = native_obstacle()
+    model = checkpoint.config
+    resolved = resolve_config(
+        config,
+        platform=jax.default_backend(),
+        model_max_len=model.max_length,
+        has_native=obstacle is None,
+        can_pack=model.moe is None,
+    )
+    mesh = _mesh(model, config)
+    _prepare_native(config, resolved, obstacle)
+    limits = RowLimits(
+        max_num_seqs=resolved.max_num_seqs,
+        max_model_len=resolved.max_model_len,
+        vocab_size=model.vocab_size,
+        max_logprobs=config.max_logprobs,
+        max_logit_bias=config.max_logit_bias,
+        max_bad_words=config.max_bad_words,
+    )
+    sizes = {
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "expert_parallel_size": config.expert_parallel_size,
+    }
+    named = {field.name: getattr(resolved, field.name) for field in fields(resolved)}
+    facts = {name: repr(value) for name, value in (named | sizes).items()}
+    return _Parts(
+        resolved=resolved,
+        limits=limits,
+        mesh=mesh,
+        facts={
+            **facts,
+            "model": repr(model),
+            "limits": repr(limits),
+            "version": __version__,
+        },
+    )
+
+
 def scheduler_config(
     config: EngineConfig, resolved: ResolvedConfig, num_blocks: int
 ) -> SchedulerConfig:
@@ -184,14 +270,11 @@ def scheduler_config(
 
 
 def _bring_up(
-    checkpoint: Checkpoint | Snapshot,
-    config: EngineConfig,
-    resolved: ResolvedConfig,
-    limits: RowLimits,
-    mesh: Mesh | None,
+    checkpoint: Checkpoint | Snapshot, config: EngineConfig, parts: _Parts
 ) -> tuple[Runtime, Tokenizer | None]:
     from fastgen_jax.runtime.build import Progress, build_runtime
 
+    resolved, limits, mesh = parts.resolved, parts.limits, parts.mesh
     source = _weight_source(checkpoint, config, resolved, mesh)
     tokenizer = _open_tokenizer(checkpoint)
     # None: tqdm hides the bar where there is no terminal.
@@ -235,10 +318,18 @@ def _bring_up(
 def _mesh(model: ModelConfig, config: EngineConfig) -> Mesh | None:
     """The devices that share the model; None where it is one."""
     tensor, expert = config.tensor_parallel_size, config.expert_parallel_size
-    if config.num_devices == 1:
+    if config.num_devices == 1 and current_hosts().count == 1:
         return None
     check_divisible(model, tensor, expert)
     devices = jax.devices()
+    idle = {device.process_index for device in devices[config.num_devices :]}
+    if idle - {device.process_index for device in devices[: config.num_devices]}:
+        raise ConfigError(
+            f"leaves host {max(idle)} without a part of the model",
+            field="tensor_parallel_size",
+            value=tensor,
+            remedy=f"use all {len(devices)} devices of the hosts, or join fewer hosts",
+        )
     if len(devices) < config.num_devices:
         raise ConfigError(
             f"with expert_parallel_size={expert} the model takes {config.num_devices} devices, and "

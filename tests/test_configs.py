@@ -36,6 +36,7 @@ REFUSED: dict[str, list[Any]] = {
     "max_model_len": [0, -1, 2048.0, True],
     "tensor_parallel_size": [0, -1, "2"],
     "expert_parallel_size": [0, -1, 1.5],
+    "host_timeout_seconds": [0, -1.0, "20", True],
     "step_shapes": [
         (),
         ((8,),),
@@ -87,6 +88,7 @@ EVERYTHING_SET = EngineConfig(
     max_logit_bias=10,
     max_bad_words=3,
     seed=7,
+    host_timeout_seconds=5.0,
     implementation="xla",
     load_format="gguf",
     compilation_cache_dir='a "quoted" \\ place',

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -21,6 +22,7 @@ from fastgen_jax.kv.layout import bytes_per_block
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.decoder import Decoder, Weights
 from fastgen_jax.models.packed import PackedWeights
+from fastgen_jax.parallel.hosts import least_of_all_hosts, on_all_devices
 from fastgen_jax.parallel.mesh import num_shares
 from fastgen_jax.parallel.sharding import PAGE_AXES, constrain, replicated
 from fastgen_jax.runtime.abstract import (
@@ -116,10 +118,12 @@ def build_runtime(
         row_state=num_bytes(row_shapes),
         step=_estimate_step_bytes(model, config),
     )
-    programs_on_disk = ProgramCache(cache_dir)
+    # What is compiled for the devices of several hosts can't be kept.
+    is_alone = jax.process_count() == 1
+    programs_on_disk = ProgramCache(cache_dir if is_alone else None)
     with ThreadPoolExecutor(1, thread_name_prefix="fastgen-load") as pool:
         loading = pool.submit(_load, model, source, progress.on_weight)
-        num_blocks = num_kv_blocks or _plan(model, config, sizes, shares)
+        num_blocks = num_kv_blocks or least_of_all_hosts(_plan(model, config, sizes, shares))
         while True:
             cache = cache_spec(
                 model,
@@ -156,7 +160,7 @@ def build_runtime(
             measured = step_bytes(running)
             sizes = replace(sizes, step=max(measured, sizes.step) if later else measured)
             plan = _memory_plan(model, config, sizes, cache, shares)
-            if plan.fits:
+            if least_of_all_hosts(int(plan.fits)):
                 break
             if num_kv_blocks is not None:
                 raise ConfigError(
@@ -165,7 +169,7 @@ def build_runtime(
                     value=num_kv_blocks,
                     remedy="lower it, or leave it out",
                 )
-            num_blocks = _plan(model, config, sizes, shares)
+            num_blocks = least_of_all_hosts(_plan(model, config, sizes, shares))
         # Zeroing the pool takes seconds on a CPU; started here, it runs beside the loading.
         pages, rows = programs[ALLOCATE]()
         leaves, load_seconds = loading.result()
@@ -180,6 +184,7 @@ def build_runtime(
         },
         results={spec.shape: spec.results for spec in specs},
         write_row=programs[WRITE_ROW],
+        place=_placement(mesh),
     )
     return Runtime(
         executor=executor,
@@ -188,6 +193,14 @@ def build_runtime(
         memory_plan=plan,
         load_seconds=load_seconds,
     )
+
+
+def _placement(mesh: Mesh | None) -> Callable[[np.ndarray], Any]:
+    """How a step's input gets to the devices."""
+    if mesh is None or jax.process_count() == 1:
+        return lambda values: values
+    sharding = replicated(mesh)
+    return lambda values: on_all_devices(values, sharding)
 
 
 @dataclass(frozen=True, slots=True)

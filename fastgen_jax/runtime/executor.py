@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -22,6 +25,11 @@ class DeviceStep:
         self._packed = packed
         self._layout = layout
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether reading wouldn't wait."""
+        return self._packed.is_ready()  # pyright: ignore[reportAttributeAccessIssue]
+
     def read(self) -> StepResults:
         """The step's results; waits for the device."""
         return StepResults(np.asarray(self._packed), self._layout)
@@ -39,13 +47,16 @@ class Executor:
         steps: dict[StepShape, CompiledProgram],
         results: dict[StepShape, ResultLayout],
         write_row: CompiledProgram,
+        place: Callable[[np.ndarray], Any] = lambda values: values,
     ) -> None:
+        """``place`` makes of an input what the programs take, where devices aren't all here."""
         self._leaves = leaves
         self._pages = pages
         self._rows = rows
         self._steps = steps
         self._results = results
         self._write_row = write_row
+        self._place = place
         self._is_closed = False
 
     @property
@@ -65,13 +76,15 @@ class Executor:
     def write_row(self, row: int, packed: np.ndarray) -> None:
         """Put a request's settings and tokens into a device row, before the next launch."""
         self._check_open()
-        self._rows = self._write_row(self._rows, np.int32(row), packed)
+        self._rows = self._write_row(
+            self._rows, self._place(np.asarray(row, np.int32)), self._place(packed)
+        )
 
     def launch(self, shape: StepShape, packed: np.ndarray) -> DeviceStep:
         """Start a step and return at once; steps run in the order of their launches."""
         self._check_open()
         self._pages, self._rows, results = self._steps[shape](
-            self._leaves, self._pages, self._rows, packed
+            self._leaves, self._pages, self._rows, self._place(packed)
         )
         return DeviceStep(results, self._results[shape])
 

@@ -34,7 +34,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 IMPLEMENTATIONS = ("auto", *get_args(Implementation))
 QUANTIZATIONS = ("int8", "int4", "gguf")
 ACTIVATION_QUANTIZATIONS = ("int8", "none")
-LOAD_FORMATS = ("auto", "gguf", "safetensors", "orbax", "dummy")
+LOAD_FORMATS = ("auto", "gguf", "safetensors", "pytorch", "orbax", "dummy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,8 @@ class EngineConfig:
             "xla", which fails where it can't serve the model. "auto": the best that serves it on
             the device.
         num_threads: of the native kernels of a CPU. None: all cores that the process may use.
-        load_format: "auto" | "gguf" | "safetensors" | "orbax" (what `fastgen convert` writes), or
-            "dummy" for random weights.
+        load_format: "auto" | "gguf" | "safetensors" | "pytorch" (with torch) | "orbax" (of
+            `fastgen convert`), or "dummy" for random weights.
         compilation_cache_dir: where compiled steps are kept between processes. None: in the
             user's cache directory; "off": nowhere.
         compile_in_background: start serving when one step shape is compiled, and compile the

@@ -14,6 +14,7 @@ from fastgen_jax.models.registry import family_of_gguf, family_of_hf
 from fastgen_jax.models.tensors import is_wide, split_name, tensor_shapes
 from fastgen_jax.models.weights.family import WeightMap
 from fastgen_jax.models.weights.gguf import GgufFile
+from fastgen_jax.models.weights.huggingface_directory import HuggingFaceDirectory
 from fastgen_jax.models.weights.loading import TensorLoad, load_windows
 from fastgen_jax.models.weights.packing import (
     Packing,
@@ -22,11 +23,11 @@ from fastgen_jax.models.weights.packing import (
     dtype_name,
     stack_shapes,
 )
-from fastgen_jax.models.weights.safetensors import HuggingFaceDirectory
 from fastgen_jax.models.weights.snapshot import Snapshot
 from fastgen_jax.models.weights.snapshot_manifest import is_snapshot
 from fastgen_jax.models.weights.stacks import load_stacks
 from fastgen_jax.models.weights.stored import DOWNLOAD_AGAIN, MASKS, StoredTensor
+from fastgen_jax.models.weights.torch_file import ImportTorch, import_torch
 from fastgen_jax.models.weights.window import Window, WindowsOf, whole_tensors
 
 
@@ -36,8 +37,8 @@ class Checkpoint:
     Made by ``open_checkpoint``. ``config`` is the model's shape; ``source`` the path it was opened
     from; ``num_bytes`` the bytes its weights take as stored. A GGUF file has ``tokenizer_fields``,
     its whole metadata as plain Python values; a Hugging Face directory has ``directory``, where the
-    tokenizer's files lie; the other one is None. ``format`` is "gguf" or "safetensors". Close it
-    after use, or use it in ``with``.
+    tokenizer's files lie; the other one is None. ``format`` is "gguf", "safetensors" or
+    "pytorch". Close it after use, or use it in ``with``.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Checkpoint:
             MappingProxyType(opened.metadata) if is_gguf else None
         )
         self.directory = None if is_gguf else path
-        self.format = "gguf" if is_gguf else "safetensors"
+        self.format = "gguf" if isinstance(opened, GgufFile) else opened.format
         self._opened = opened
         self._loads = _match(opened.tensors, config, weights, self.source)
         stored = {load.stored.name: load.stored for load in self._loads}
@@ -157,9 +158,12 @@ class Checkpoint:
         self.close()
 
 
-def open_checkpoint(path: Path) -> Checkpoint | Snapshot:
+def open_checkpoint(
+    path: Path, *, import_torch: ImportTorch = import_torch
+) -> Checkpoint | Snapshot:
     """Return what is at ``path``: a GGUF file, a Hugging Face directory or a snapshot, validated.
 
+    ``import_torch`` is called for a directory whose weights only PyTorch can read.
     Raises CheckpointError when a file is missing, cut or corrupt, or a tensor is missing, has
     another shape, or has no place in the model; UnsupportedModelError when the model asks for
     mathematics that isn't implemented.
@@ -167,7 +171,10 @@ def open_checkpoint(path: Path) -> Checkpoint | Snapshot:
     path = Path(path)
     if is_snapshot(path):
         return Snapshot(path)
-    opened = HuggingFaceDirectory(path) if path.is_dir() else GgufFile(path)
+    if path.is_dir():
+        opened = HuggingFaceDirectory(path, import_torch=import_torch)
+    else:
+        opened = GgufFile(path)
     try:
         if isinstance(opened, GgufFile):
             family = family_of_gguf(opened.metadata)

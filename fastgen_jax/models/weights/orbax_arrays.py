@@ -16,8 +16,6 @@ from fastgen_jax.models.weights.snapshot_manifest import damaged
 
 # What is read at once by a device that needs a slice; more of them cost more files' lookups.
 _CHUNK_BYTES = 4 << 20
-# At most so much is on its way from the files to the devices at a time.
-_GIB_IN_FLIGHT = 1
 
 
 def save_arrays(directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -38,7 +36,8 @@ def restore_arrays(
 ) -> dict[str, jax.Array]:
     """Return the arrays by name, each of its target's shape, dtype and sharding.
 
-    A device reads no more than the chunks that it has a part of. Raises CheckpointError where the
+    A device reads no more than the chunks that it has a part of; on its way there, all that is
+    restored may be on the host at once. Raises CheckpointError where the
     checkpoint can't be read, or holds other names or shapes.
     """
     import orbax.checkpoint as ocp
@@ -72,9 +71,7 @@ def _restore(
 
     with (
         _quiet(),
-        ocp.Checkpointer(
-            ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_GIB_IN_FLIGHT)
-        ) as checkpointer,
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
     ):
         request = ocp.args.PyTreeRestore(item=dict(targets), restore_args=dict(requests))
         # What a damaged file raises depends on the layer below that notices.

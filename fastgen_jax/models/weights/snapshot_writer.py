@@ -26,7 +26,8 @@ from fastgen_jax.models.weights.snapshot_manifest import (
     write_manifest,
 )
 
-# Arrays are written, and read again, so many bytes at a time, or one by one where they are larger.
+# Arrays are written, and read again, so many bytes at a time, or as many as the largest of them has
+# where that is less; one by one where they are larger.
 PART_BYTES = 256 << 20
 
 
@@ -40,7 +41,9 @@ class SnapshotWriter:
     def __init__(self, *, checkpoint: Checkpoint | Snapshot, dtype: str | None) -> None:
         self.dtype = dtype or checkpoint.lossless_dtype
         shapes = dense_shapes(checkpoint.config, self.dtype).values()
-        self.num_bytes = sum(shape.size * shape.dtype.itemsize for shape in shapes)
+        sizes = [shape.size * shape.dtype.itemsize for shape in shapes]
+        self.num_bytes = sum(sizes)
+        self._part_bytes = min(PART_BYTES, max(sizes))
         self._checkpoint = checkpoint
 
     def write(self, directory: Path, *, replace: bool, on_weight: Callable[[int], object]) -> None:
@@ -93,7 +96,7 @@ class SnapshotWriter:
         part: dict[str, np.ndarray] = {}
         size = 0
         for name, values in self._checkpoint.tensors_by_stack(DTYPES[self.dtype]):
-            if part and size + values.nbytes > PART_BYTES:
+            if part and size + values.nbytes > self._part_bytes:
                 yield part
                 part, size = {}, 0
             part[name] = values

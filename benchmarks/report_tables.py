@@ -250,6 +250,26 @@ def host_time(content: Content) -> str:
     return text + table(["ms", *columns], rows)
 
 
+def model_loading(content: Content) -> str:
+    """Seconds and host memory of each way to load a model."""
+    rows = [
+        [
+            f"{one['model']}, {one['format']}, {one['form']}",
+            str(one["devices"]),
+            spread(one["seconds"], 2),
+            f"{one['import_seconds']['median']:.2f}",
+            f"{one['weight_bytes'] / 1e6:.0f}",
+            spread(one["beside_weights_bytes"], 0, 1e-6),
+            f"{one['largest_and_share_bytes'] / 1e6:.0f}",
+        ]
+        for one in content["summaries"]
+    ]
+    head = ["model, files, form", "devices", "loading, s", "importing Orbax, s"]
+    head += ["weights, MB", "host's peak beside them, MB", "largest tensor and a share, MB"]
+    settings = content["settings"]
+    return f"{settings['dtype']}, {settings['rounds']} rounds.\n\n{table(head, rows)}"
+
+
 def _part(seconds: float, profile: Content) -> str:
     return f"{1e3 * seconds:.1f} ({seconds / profile['whole']['median']:.0%})"
 
@@ -260,6 +280,7 @@ RENDERERS: dict[str, Callable[[Content], str]] = {
     "memory_read": memory_read,
     "decode_steps": decode_steps,
     "start_up": start_up,
+    "model_loading": model_loading,
     "step_gap": step_gap,
     "host_time": host_time,
     "prefix_cache": prefix_cache,

@@ -1,8 +1,8 @@
-"""Loads a checkpoint, and a snapshot of it, onto a mesh of 4 virtual CPU devices; prints JSON.
+"""Loads a checkpoint onto a mesh of 4 virtual CPU devices; prints what came out as JSON.
 
 A program of its own, because jax counts the devices when it starts and the peak of memory is the
 process's: ``XLA_FLAGS=--xla_force_host_platform_device_count=4 python loading_on_four_devices.py
-CHECKPOINT SNAPSHOT``
+CHECKPOINT``
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def load(path: Path, mesh: Mesh) -> dict[str, object]:
 
 
 def main() -> None:
-    """Load both, in the order given."""
+    """Load what the first argument names."""
     mesh = make_mesh(jax.devices(), tensor=4)
     for device in jax.devices():
         jax.device_put(np.zeros(8), device).block_until_ready()
-    print(json.dumps([load(Path(path), mesh) for path in sys.argv[1:]]))
+    print(json.dumps(load(Path(sys.argv[1]), mesh)))
 
 
 if __name__ == "__main__":

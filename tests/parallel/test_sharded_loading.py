@@ -62,27 +62,25 @@ def write_llama(directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(description))
 
 
-@pytest.fixture(scope="module")
-def found_in_both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What ``loading_on_four_devices.py`` prints."""
+@pytest.fixture(scope="module", params=["safetensors", "orbax"])
+def found(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What ``loading_on_four_devices.py`` prints, and of which format."""
     directory = tmp_path_factory.mktemp("llama")
     write_llama(directory)
-    snapshot = directory / "snapshot"
-    convert(directory, snapshot, show_progress=False)
+    if request.param == "orbax":
+        convert(directory, directory / "snapshot", show_progress=False)
+        directory /= "snapshot"
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, str(PROGRAM), str(directory), str(snapshot)]
+    command = [sys.executable, str(PROGRAM), str(directory)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    return dict(zip(("safetensors", "orbax"), json.loads(done.stdout), strict=True))
-
-
-@pytest.fixture(params=["safetensors", "orbax"])
-def found(found_in_both: dict[str, dict[str, Any]], request: pytest.FixtureRequest):
-    return found_in_both[request.param]
+    return json.loads(done.stdout) | {"format": request.param}
 
 
 def test_every_tensor_arrives_whole(found: dict[str, Any]) -> None:
@@ -99,18 +97,12 @@ def test_progress_counts_every_byte_once(found: dict[str, Any]) -> None:
     assert found["heard"] == found["weights"]
 
 
-def beside_the_devices(found: dict[str, Any]) -> int:
-    """Bytes on the host at the worst moment, less the weights on the devices, which it is too."""
+def test_the_host_never_holds_a_whole_tensor_beside_the_devices(found: dict[str, Any]) -> None:
+    """Less than the largest tensor and a share of it, which is what is promised."""
     replicated = 3 * 4 * WIDTH * (1 + 2 * LAYERS)  # norms lie on each of the four
-    return found["peak"] - found["weights"] - replicated
-
-
-def test_the_host_holds_no_more_than_the_largest_tensor_and_a_share(found: dict[str, Any]) -> None:
-    assert beside_the_devices(found) <= found["largest"] * 5 // 4
-
-
-def test_of_a_checkpoint_the_host_holds_no_more_than_two_shares(
-    found_in_both: dict[str, dict[str, Any]],
-) -> None:
-    found = found_in_both["safetensors"]
-    assert beside_the_devices(found) <= found["largest"] // 2 + SLACK < found["largest"]
+    beside = found["peak"] - found["weights"] - replicated
+    share = found["largest"] // 4
+    if found["format"] == "safetensors":
+        assert beside <= 2 * share + SLACK < found["largest"]
+    else:  # what Orbax reads is copied once more, and its buffers return to the system late
+        assert beside <= found["largest"] + share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +13,22 @@ import jax
 import numpy as np
 
 from fastgen_jax.errors import CheckpointError
+from fastgen_jax.models.weights.free_memory import freed_memory_released
 from fastgen_jax.models.weights.snapshot_manifest import damaged
 
-# What is read at once by a device that needs a slice; more of them cost more files' lookups.
-_CHUNK_BYTES = 4 << 20
+# A chunk is read by every device that has a part of it, so an array has several; small ones cost
+# more look-ups than bytes.
+_CHUNKS = 16
+_MIN_CHUNK_BYTES, _MAX_CHUNK_BYTES = 1 << 16, 1 << 22
 
 
 def save_arrays(directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name as a new Orbax checkpoint, in chunks, uncompressed."""
     import orbax.checkpoint as ocp
 
-    chunked = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES) for name in arrays}
+    chunked = {
+        name: ocp.SaveArgs(chunk_byte_size=_chunk_bytes(values)) for name, values in arrays.items()
+    }
     with (
         _quiet(),
         ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer,
@@ -36,8 +42,8 @@ def restore_arrays(
 ) -> dict[str, jax.Array]:
     """Return the arrays by name, each of its target's shape, dtype and sharding.
 
-    A device reads no more than the chunks that it has a part of; on its way there, all that is
-    restored may be on the host at once. Raises CheckpointError where the
+    A device reads no more than the chunks that it has a part of; no more is on its way
+    there than the largest part of a device. Raises CheckpointError where the
     checkpoint can't be read, or holds other names or shapes.
     """
     import orbax.checkpoint as ocp
@@ -64,26 +70,48 @@ def read_arrays(
     return _restore(directory, targets, requests)
 
 
+def _chunk_bytes(values: np.ndarray) -> int:
+    return min(max(values.nbytes // _CHUNKS, _MIN_CHUNK_BYTES), _MAX_CHUNK_BYTES)
+
+
 def _restore(
     directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct], requests: Mapping[str, Any]
 ) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    with (
-        _quiet(),
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
-    ):
-        request = ocp.args.PyTreeRestore(item=dict(targets), restore_args=dict(requests))
+    with _quiet(), freed_memory_released():
         # What a damaged file raises depends on the layer below that notices.
         try:
             # Asked for first, because a restore that fails halfway leaves threads behind.
-            held = checkpointer.metadata(directory.absolute()).item_metadata.tree
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                held = checkpointer.metadata(directory.absolute()).item_metadata.tree
             _check_shapes(directory, held, targets)
-            return checkpointer.restore(directory.absolute(), args=request)
+            limited = ocp.BasePyTreeCheckpointHandler(
+                restore_concurrent_bytes=1
+                + max(_bytes_to_read(held[name], target) for name, target in targets.items())
+            )
+            with ocp.Checkpointer(
+                ocp.PyTreeCheckpointHandler(handler_impl=limited)
+            ) as checkpointer:
+                request = ocp.args.PyTreeRestore(item=dict(targets), restore_args=dict(requests))
+                return checkpointer.restore(directory.absolute(), args=request)
         except CheckpointError:
             raise
         except Exception as error:
             raise damaged(directory, f"the arrays can't be read: {_first_line(error)}") from error
+
+
+def _bytes_to_read(held: Any, target: jax.ShapeDtypeStruct) -> int:
+    """Most bytes of whole chunks that hold one device's part of an array, wherever it begins."""
+    shape = target.shape
+    if target.sharding is not None:
+        shape = target.sharding.shard_shape(shape)
+    chunk = held.storage.chunk_shape
+    sizes = [
+        min(-(-part // step) + 1, -(-whole // step)) * step
+        for part, whole, step in zip(shape, target.shape, chunk, strict=True)
+    ]
+    return math.prod(sizes) * np.dtype(held.dtype).itemsize
 
 
 def _check_shapes(

@@ -19,7 +19,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def resolve_model(
     model: str | Path, *, cache_dir: Path | None = None, progress: bool = True
 ) -> Path:
-    """Return the path of the GGUF file or the Hugging Face directory that ``model`` means.
+    """Return the path of the GGUF file or the directory that ``model`` means.
 
     Accepted, in this order: the name of a built-in model, an existing directory or .gguf file, a
     Hub id such as "org/name". Built-in models are fetched once into ``cache_dir``, by default the
@@ -55,5 +55,6 @@ def _unknown(model: str | Path, problem: str) -> ConfigError:
         field="model",
         value=str(model),
         remedy=f"give a built-in model ({names}), a .gguf file, a directory with config.json and "
-        'safetensors files, or a Hugging Face Hub id such as "org/name"',
+        "safetensors files or one that `fastgen convert` wrote, or a Hugging Face Hub id such as "
+        '"org/name"',
     )

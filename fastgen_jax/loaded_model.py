@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +19,11 @@ from fastgen_jax.batching import StepPacker, StepShape
 from fastgen_jax.config import EngineConfig, ResolvedConfig, resolve_config
 from fastgen_jax.engine import Engine
 from fastgen_jax.errors import ConfigError
+from fastgen_jax.model_files import ModelFiles, open_model, open_tokenizer, weight_source
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
-from fastgen_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
-from fastgen_jax.models.weights.snapshot import Snapshot
 from fastgen_jax.parallel.division import (
     check_divisible,
-    kv_head_repeats,
     with_repeated_kv_heads,
 )
 from fastgen_jax.parallel.hosts import current_hosts
@@ -38,22 +36,14 @@ from fastgen_jax.runtime.leading import (
     run_commands,
 )
 from fastgen_jax.runtime.memory import MemoryPlan
-from fastgen_jax.runtime.sharded_weights import ShardedSource, windows_of_tensors
-from fastgen_jax.runtime.snapshot_weights import SnapshotSource
 from fastgen_jax.runtime.weights import (
-    DenseSource,
-    PackedSource,
-    WeightSource,
     num_bytes,
-    random_stacks,
-    random_tensors,
 )
 from fastgen_jax.sampling import RowLimits
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.policy import get_policy
 from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
-from fastgen_jax.text import Tokenizer, load_tokenizer, tokenizer_from_gguf
-from pallas_kernels import select_linear_config, target_of
+from fastgen_jax.text import Tokenizer
 from pallas_kernels.native import native_library, native_obstacle, set_num_threads
 
 if TYPE_CHECKING:
@@ -117,17 +107,17 @@ def load_model(
             remedy="call fastgen_jax.follow with the same model and settings here",
         )
     path = resolve_model(model, progress=config.show_progress)
-    with open_checkpoint(path) as checkpoint:
-        parts = _prepare(checkpoint, config)
+    with open_model(path, config) as files:
+        parts = _prepare(files, config)
         resolved, limits = parts.resolved, parts.limits
         leader = None
         if hosts.count > 1:
             leader = lead_others(parts.facts, hosts, timeout=config.host_timeout_seconds)
-        runtime, tokenizer = _bring_up(checkpoint, config, parts)
+        runtime, tokenizer = _bring_up(files, config, parts)
     executor = runtime.executor
     if leader is not None:
         executor = LeadingExecutor(executor, leader)
-    eos_token_ids = set(checkpoint.config.eos_token_ids)
+    eos_token_ids = set(files.config.eos_token_ids)
     if tokenizer is not None:
         eos_token_ids.update(tokenizer.eos_token_ids)
     engine = Engine(
@@ -136,7 +126,7 @@ def load_model(
             replace(
                 scheduler_config(config, resolved, runtime.memory_plan.num_blocks),
                 enable_prefix_caching=config.enable_prefix_caching
-                and not checkpoint.config.depends_on_length,
+                and not files.config.depends_on_length,
             ),
             policy,
         ),
@@ -156,7 +146,7 @@ def load_model(
         engine.after_first_token(lambda: runtime.compile_rest(engine.add_shape))
     return LoadedModel(
         engine=engine,
-        model=checkpoint.config,
+        model=files.config,
         config=resolved,
         tokenizer=tokenizer,
         startup=StartupReport(
@@ -185,11 +175,11 @@ def lend_devices(model: str | Path, config: EngineConfig) -> None:
             remedy="use LLM here, and call follow on the others after fastgen_jax.join_hosts",
         )
     path = resolve_model(model, progress=config.show_progress)
-    with open_checkpoint(path) as checkpoint:
-        parts = _prepare(checkpoint, config)
+    with open_model(path, config) as files:
+        parts = _prepare(files, config)
         follower = follow_leader(parts.facts, hosts, timeout=config.host_timeout_seconds)
         try:
-            runtime, _ = _bring_up(checkpoint, config, parts)
+            runtime, _ = _bring_up(files, config, parts)
         except BaseException as error:
             follower.fail(f"{type(error).__name__}: {error}")
             raise
@@ -209,10 +199,9 @@ class _Parts:
     facts: Mapping[str, str]
 
 
-def _prepare(checkpoint: Checkpoint | Snapshot, config: EngineConfig) -> _Parts:
-    _check_format(config, checkpoint)
+def _prepare(files: ModelFiles, config: EngineConfig) -> _Parts:
     obstacle = native_obstacle()
-    model = checkpoint.config
+    model = files.config
     resolved = resolve_config(
         config,
         platform=jax.default_backend(),
@@ -270,13 +259,13 @@ def scheduler_config(
 
 
 def _bring_up(
-    checkpoint: Checkpoint | Snapshot, config: EngineConfig, parts: _Parts
+    files: ModelFiles, config: EngineConfig, parts: _Parts
 ) -> tuple[Runtime, Tokenizer | None]:
     from fastgen_jax.runtime.build import Progress, build_runtime
 
     resolved, limits, mesh = parts.resolved, parts.limits, parts.mesh
-    source = _weight_source(checkpoint, config, resolved, mesh)
-    tokenizer = _open_tokenizer(checkpoint)
+    source = weight_source(files, config, resolved, mesh)
+    tokenizer = open_tokenizer(files)
     # None: tqdm hides the bar where there is no terminal.
     hide = not config.show_progress or None
     with (
@@ -302,7 +291,7 @@ def _bring_up(
             on_program=lambda name: _advance(compiling, 1, name),
         )
         runtime = build_runtime(
-            with_repeated_kv_heads(checkpoint.config, num_shares(mesh)),
+            with_repeated_kv_heads(files.config, num_shares(mesh)),
             resolved,
             limits,
             source,
@@ -342,69 +331,6 @@ def _mesh(model: ModelConfig, config: EngineConfig) -> Mesh | None:
     return make_mesh(devices[: config.num_devices], tensor=tensor, expert=expert)
 
 
-def _weight_source(
-    checkpoint: Checkpoint | Snapshot,
-    config: EngineConfig,
-    resolved: ResolvedConfig,
-    mesh: Mesh | None,
-) -> WeightSource:
-    """The checkpoint's weights, or random ones, in the form that the products take."""
-    model, is_dummy = checkpoint.config, config.load_format == "dummy"
-    if mesh is not None:
-        return _split_source(checkpoint, config, resolved, mesh)
-    # A mixture of experts isn't packed: asking for its packing says so where it is quantized.
-    is_dense = not resolved.is_native or model.moe is not None
-    if is_dense and config.quantization is None:
-        if isinstance(checkpoint, Snapshot) and not is_dummy:
-            return SnapshotSource(model=model, dtype=resolved.dtype, snapshot=checkpoint)
-        tensors = random_tensors(model, config.seed) if is_dummy else checkpoint.tensors
-        return DenseSource(model=model, dtype=resolved.dtype, tensors=tensors)
-    packing = checkpoint.packing(dtype=resolved.dtype, quantization=config.quantization)
-    if packing.note is not None and config.show_progress:
-        tqdm.write(f"quantization={config.quantization!r}: {packing.note}", file=sys.stderr)
-    if is_dummy:
-        stacks = random_stacks(model, packing, config.seed)
-    else:
-        stacks = partial(checkpoint.stacks, packing)
-    return PackedSource(
-        model=model,
-        packing=packing,
-        linear=select_linear_config(
-            target_of(jax.local_devices()[0]),
-            implementation=resolved.implementation,
-            rounds_rows=resolved.activation_quantization == "int8",
-        ),
-        stacks=stacks,
-    )
-
-
-def _split_source(
-    checkpoint: Checkpoint | Snapshot,
-    config: EngineConfig,
-    resolved: ResolvedConfig,
-    mesh: Mesh,
-) -> WeightSource:
-    """The same for several devices, each of which reads its share."""
-    stored = checkpoint.config
-    model = with_repeated_kv_heads(stored, num_shares(mesh))
-    repeats = kv_head_repeats(stored, num_shares(mesh))
-    if config.load_format == "dummy":
-        read = windows_of_tensors(random_tensors(stored, config.seed))
-    elif isinstance(checkpoint, Snapshot):
-        return SnapshotSource(
-            model=model,
-            dtype=resolved.dtype,
-            snapshot=checkpoint,
-            mesh=mesh,
-            kv_head_repeats=repeats,
-        )
-    else:
-        read = checkpoint.windows
-    return ShardedSource(
-        model=model, dtype=resolved.dtype, mesh=mesh, read=read, kv_head_repeats=repeats
-    )
-
-
 def _prepare_native(config: EngineConfig, resolved: ResolvedConfig, obstacle: str | None) -> None:
     """Load the native kernels and give them their threads, or say once why there are none."""
     if resolved.is_native:
@@ -428,21 +354,3 @@ def _advance(bar: tqdm, amount: int, note: str | None = None) -> None:
     if note is not None:
         bar.set_postfix_str(note)
     bar.update(amount)
-
-
-def _open_tokenizer(checkpoint: Checkpoint | Snapshot) -> Tokenizer | None:
-    if checkpoint.tokenizer_fields is not None:
-        return tokenizer_from_gguf(checkpoint.tokenizer_fields)
-    assert checkpoint.directory is not None
-    return load_tokenizer(checkpoint.directory)
-
-
-def _check_format(config: EngineConfig, checkpoint: Checkpoint | Snapshot) -> None:
-    found = checkpoint.format
-    if config.load_format not in ("auto", "dummy", found):
-        raise ConfigError(
-            f"{checkpoint.source} holds {found}",
-            field="load_format",
-            value=config.load_format,
-            remedy=f'use "auto" or "{found}"',
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from fastgen_jax import LLM, FinishReason, SamplingParams
 from fastgen_jax.batching import StepShape
-from fastgen_jax.errors import EngineClosedError, RecompileError
+from fastgen_jax.errors import CheckpointError, EngineClosedError, RecompileError
 from fastgen_jax.runtime.compile import count_compilations
 from tests.e2e.conftest import TINY_MODEL, ReferencePrompt
 
@@ -166,6 +167,19 @@ def test_random_weights_and_formats(tiny_settings: dict[str, object]) -> None:
         assert len(llm.generate([1, 2], GREEDY)[0].outputs[0].token_ids) == 24
     with pytest.raises(ConfigError, match=r"load_format='gguf'.*holds safetensors"):
         LLM(Path(TINY_MODEL), **{**tiny_settings, "load_format": "gguf"})
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_random_weights_need_no_more_than_a_description(
+    quantization: str | None, tiny_settings: dict[str, object], tmp_path: Path
+) -> None:
+    shutil.copy(TINY_MODEL / "config.json", tmp_path)
+    settings = {**tiny_settings, "load_format": "dummy", "quantization": quantization}
+    with LLM(tmp_path, **settings) as llm:
+        assert llm.tokenizer is None
+        assert len(llm.generate([1, 2], GREEDY)[0].outputs[0].token_ids) == 24
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        LLM(tmp_path, **tiny_settings)
 
 
 def test_background_compilation_serves_at_once_and_ends_with_every_shape(

@@ -12,6 +12,7 @@ from fastgen_jax.request import FinishReason
 from fastgen_jax.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
+    from fastgen_jax.async_llm import AsyncLLM
     from fastgen_jax.llm import LLM, follow
     from fastgen_jax.parallel.hosts import join_hosts
     from fastgen_jax.pipeline import Pipeline, Response, pipeline
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "CompletionOutput",
     "Delta",
     "EngineConfig",
@@ -40,6 +42,7 @@ __all__ = [
 # Only these need jax; scheduling and simulation must import without it.
 _LAZY = {
     "LLM": "llm",
+    "AsyncLLM": "async_llm",
     "Pipeline": "pipeline",
     "Response": "pipeline",
     "follow": "llm",

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from fastgen_jax.completion import Completion
 from fastgen_jax.config import EngineConfig
+from fastgen_jax.engine import Engine
 from fastgen_jax.errors import FastGenError, InvalidRequestError, TokenizerError
 from fastgen_jax.loaded_model import StartupReport, lend_devices, load_model
 from fastgen_jax.metrics import EngineMetrics
@@ -50,6 +51,11 @@ class LLM:
     def tokenizer(self) -> Tokenizer | None:
         """The model's tokenizer; None where it has none and takes token ids alone."""
         return self._loaded.tokenizer
+
+    @property
+    def engine(self) -> Engine:
+        """The loop beneath, for whoever steps it; not beside ``generate``."""
+        return self._engine
 
     @property
     def model_config(self) -> ModelConfig:
@@ -112,7 +118,8 @@ class LLM:
             )
         self._run(groups, use_tqdm)
         return [
-            self._output(i, batch[i], ids[i], group, errors[i]) for i, group in enumerate(groups)
+            request_output(batch[i], group) if group else _refused_output(i, batch[i], errors[i])
+            for i, group in enumerate(groups)
         ]
 
     def chat(
@@ -167,7 +174,7 @@ class LLM:
             InvalidRequestError: the prompt or its parameters can't be served.
         """
         completions = self._engine.submit(
-            self._token_ids(prompt),
+            self.token_ids(prompt),
             sampling_params or SamplingParams(),
             priority=priority,
             cache_salt=cache_salt,
@@ -219,7 +226,7 @@ class LLM:
         errors: list[FastGenError | None] = []
         for i, (prompt, one) in enumerate(zip(batch, params, strict=True)):
             try:
-                prompt_ids = self._token_ids(prompt)
+                prompt_ids = self.token_ids(prompt)
                 self._engine.check(prompt_ids, one)
             except (InvalidRequestError, TokenizerError) as error:
                 if not return_errors:
@@ -232,7 +239,13 @@ class LLM:
             errors.append(found)
         return ids, errors
 
-    def _token_ids(self, prompt: Prompt) -> list[int]:
+    def token_ids(self, prompt: Prompt) -> list[int]:
+        """A prompt's tokens, as the tokenizer makes them of a text.
+
+        Raises:
+            InvalidRequestError: it is neither text nor token ids.
+            TokenizerError: it is a text, and the model has no tokenizer.
+        """
         if isinstance(prompt, str):
             return self._require_tokenizer("prompt").encode(prompt)
         if not isinstance(prompt, Sequence | np.ndarray):
@@ -281,25 +294,28 @@ class LLM:
             for completion in (c for group in groups for c in group if id(c) in num_open):
                 self._engine.abort(completion.request)
 
-    def _output(
-        self,
-        number: int,
-        prompt: Prompt,
-        ids: list[int],
-        group: list[Completion],
-        error: FastGenError | None,
-    ) -> RequestOutput:
-        return RequestOutput(
-            request_id=group[0].request.request_id.split("-")[0] if group else f"refused-{number}",
-            prompt=prompt if isinstance(prompt, str) else None,
-            prompt_token_ids=tuple(ids),
-            prompt_logprobs=(
-                tuple(group[0].prompt_logprobs)
-                if group and group[0].prompt_logprobs is not None
-                else None
-            ),
-            outputs=tuple(c.output() for c in group) or (_refused(error),),
-        )
+
+def request_output(prompt: Prompt, group: Sequence[Completion]) -> RequestOutput:
+    """What has become of a prompt's completions, one at least."""
+    request = group[0].request
+    logprobs = group[0].prompt_logprobs
+    return RequestOutput(
+        request_id=request.request_id.split("-")[0],
+        prompt=prompt if isinstance(prompt, str) else None,
+        prompt_token_ids=tuple(request.prompt_token_ids),
+        prompt_logprobs=None if logprobs is None else tuple(logprobs),
+        outputs=tuple(completion.output() for completion in group),
+    )
+
+
+def _refused_output(number: int, prompt: Prompt, error: FastGenError | None) -> RequestOutput:
+    return RequestOutput(
+        request_id=f"refused-{number}",
+        prompt=prompt if isinstance(prompt, str) else None,
+        prompt_token_ids=(),
+        prompt_logprobs=None,
+        outputs=(_refused(error),),
+    )
 
 
 def _refused(error: FastGenError | None) -> CompletionOutput:

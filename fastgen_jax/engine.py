@@ -14,6 +14,7 @@ import numpy as np
 from fastgen_jax.batching import StepPacker, StepResults, StepShape
 from fastgen_jax.completion import Completion
 from fastgen_jax.errors import EngineClosedError, InvalidRequestError
+from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.live_completions import LiveCompletions
 from fastgen_jax.metrics import EngineMetrics, StepCounters
 from fastgen_jax.prompt_tokens import plain_token_ids
@@ -119,8 +120,11 @@ class Engine:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        targets: LatencyTargets | None = None,
     ) -> list[Completion]:
         """The n completions of a prompt, queued; ``step`` makes them grow.
+
+        ``targets`` are what the policy sees of each completion.
 
         Raises:
             InvalidRequestError: the request can't be served; nothing was queued.
@@ -144,6 +148,7 @@ class Engine:
                 arrival_time=now,
                 priority=priority,
                 cache_salt=cache_salt,
+                targets=targets or LatencyTargets(),
             )
             self.scheduler.submit(request)
             completion = Completion(

@@ -15,6 +15,7 @@ from fastgen_jax.completion import Completion
 from fastgen_jax.config import EngineConfig
 from fastgen_jax.engine import Engine
 from fastgen_jax.errors import FastGenError, InvalidRequestError, TokenizerError
+from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.loaded_model import StartupReport, lend_devices, load_model
 from fastgen_jax.metrics import EngineMetrics
 from fastgen_jax.models.config import ModelConfig
@@ -84,6 +85,7 @@ class LLM:
         *,
         priority: int | Sequence[int] = 0,
         cache_salt: str | None = None,
+        targets: LatencyTargets | None = None,
         use_tqdm: bool | None = None,
         return_errors: bool = False,
     ) -> list[RequestOutput]:
@@ -94,6 +96,7 @@ class LLM:
             sampling_params: one for all, or one per prompt; None is SamplingParams().
             priority: lower runs earlier under the "priority" policy; one for all or per prompt.
             cache_salt: share cached prefixes only with calls of the same salt.
+            targets: seconds that tokens may take; the "deadlines" policy aims at them.
             use_tqdm: show a progress bar; None follows EngineConfig.show_progress.
             return_errors: give an output with finish_reason ERROR for a prompt that can't be
                 served, and serve the others; otherwise the first such prompt raises before
@@ -113,7 +116,11 @@ class LLM:
                 continue
             groups.append(
                 self._engine.submit(
-                    prompt_ids, params[i], priority=priorities[i], cache_salt=cache_salt
+                    prompt_ids,
+                    params[i],
+                    priority=priorities[i],
+                    cache_salt=cache_salt,
+                    targets=targets,
                 )
             )
         self._run(groups, use_tqdm)
@@ -164,6 +171,7 @@ class LLM:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        targets: LatencyTargets | None = None,
     ) -> Iterator[Delta]:
         """What each step adds to the prompt's completions; the request is queued at once.
 
@@ -178,6 +186,7 @@ class LLM:
             sampling_params or SamplingParams(),
             priority=priority,
             cache_salt=cache_salt,
+            targets=targets,
         )
         return self._deltas(completions)
 

@@ -7,7 +7,10 @@ from enum import Enum
 
 import numpy as np
 
+from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.sampling_params import SamplingParams
+
+_NO_TARGETS = LatencyTargets()
 
 
 class RequestState(Enum):
@@ -46,6 +49,7 @@ class Request:
         arrival_time: seconds on the engine's clock.
         priority: lower runs earlier under the ``priority`` policy.
         cache_salt: requests share cached prefixes only with requests of the same salt.
+        targets: how fast it wants its tokens.
         token_ids: prompt, then every output token read so far.
         row: the device row held while running, else -1.
         block_ids: blocks held, in order of position.
@@ -61,6 +65,7 @@ class Request:
     arrival_time: float = 0.0
     priority: int = 0
     cache_salt: str | None = None
+    targets: LatencyTargets = _NO_TARGETS
 
     state: RequestState = RequestState.WAITING
     token_ids: list[int] = field(default_factory=list)

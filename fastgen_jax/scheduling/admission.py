@@ -20,7 +20,7 @@ class Admission:
     admitted past is passed no more: nobody behind it is admitted until it fits.
     """
 
-    __slots__ = ("_config", "_queue", "_running", "_tables")
+    __slots__ = ("_config", "_queue", "_running", "_tables", "_whole_prompts")
 
     def __init__(
         self,
@@ -28,17 +28,21 @@ class Admission:
         queue: WaitingQueue,
         running: RunningSet,
         tables: BlockTables,
+        *,
+        whole_prompts: bool = False,
     ) -> None:
         self._config = config
         self._queue = queue
         self._running = running
         self._tables = tables
+        self._whole_prompts = whole_prompts
 
     def run(self, draft: PlanDraft) -> None:
         """Admit what fits; record why the others that were looked at wait."""
         if not len(self._queue):
             return
-        if draft.full_reason is None and self._running.has_free_row and not draft.preempted:
+        is_open = draft.rules.admits and draft.prompts_full_reason is None
+        if is_open and self._running.has_free_row and not draft.preempted:
             self._walk(draft)
             for request in draft.admitted:
                 self._queue.remove(request)
@@ -51,8 +55,10 @@ class Admission:
         In a plan that preempts, the freed blocks belong to the decodes they were freed for: a
         newcomer must not slip in before the victim.
         """
-        reason = draft.full_reason
-        if reason is None:
+        reason = draft.prompts_full_reason
+        if not draft.rules.admits:
+            reason = Reason.POLICY_RULES
+        elif reason is None:
             reason = Reason.NO_BLOCKS if self._running.has_free_row else Reason.NO_ROW
         draft.wait(self._queue.first(), reason)
 
@@ -83,7 +89,7 @@ class Admission:
             is_barred = request.num_skips >= self._config.max_admission_skips
 
     def _full_reason(self, draft: PlanDraft) -> Reason | None:
-        return draft.full_reason or (None if self._running.has_free_row else Reason.NO_ROW)
+        return draft.prompts_full_reason or (None if self._running.has_free_row else Reason.NO_ROW)
 
     def _count_skips(self, passed: list[Request]) -> bool:
         """True when one of those just passed over has been passed often enough."""
@@ -101,7 +107,9 @@ class Admission:
         """None when the request was admitted and granted its first chunk, else why not."""
         size, pool = self._config.block_size, self._tables.pool
         cached = self._tables.find_prefix(request)
-        chunk = draft.next_chunk(request.num_tokens - len(cached) * size)
+        num_remaining = request.num_tokens - len(cached) * size
+        choose = draft.whole_chunk if self._whole_prompts else draft.next_chunk
+        chunk = choose(num_remaining)
         if not chunk:
             return Reason.NO_BUDGET
         num_new = blocks_for(request.num_tokens, size) - len(cached)
@@ -109,5 +117,5 @@ class Admission:
             return Reason.NO_BLOCKS
         self._running.admit(request, cached)
         draft.admitted.append(request)
-        draft.grant(self._running.grant_chunk(request, chunk))
+        draft.grant_prompt(self._running.grant_chunk(request, chunk))
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastgen_jax.kv.pool import BlockPool
 from fastgen_jax.request import Request, RequestState
 from fastgen_jax.scheduling.draft import PlanDraft
+from fastgen_jax.scheduling.plan import Reason
 from fastgen_jax.scheduling.policy_guard import PolicyGuard
 from fastgen_jax.scheduling.running import RunningSet
 
@@ -31,11 +32,7 @@ class DecodePass:
         there is nothing to run but decodes.
         """
         running = self._running
-        singles = [
-            request
-            for request in running.prefilling
-            if request.num_tokens - request.num_computed_tokens == 1
-        ]
+        singles = self._singles()
         wanted = len(running.decoding) + len(singles)
         fits = wanted <= draft.tokens_left and wanted <= draft.rows_left
         if fits and running.can_grant_all_decodes():
@@ -46,6 +43,30 @@ class DecodePass:
                 draft.grant(running.grant_chunk(request, 1))
         else:
             self._grant_in_order(draft, [*running.decoding, *singles])
+
+    def run_unless_stalled(self, draft: PlanDraft, max_chain_length: int) -> None:
+        """Grant decodes where no prompt runs; let them all wait where one does."""
+        if not draft.is_empty:
+            self._stall(draft)
+            return
+        self.run(draft, max_chain_length)
+        victims = {victim for victim, _ in draft.preempted}
+        draft.waits = [wait for wait in draft.waits if wait[0] not in victims]
+
+    def _stall(self, draft: PlanDraft) -> None:
+        running = self._running
+        ran = {row.request for row in (*draft.singles, *draft.chunks)}
+        for request in (*running.decoding, *self._singles()):
+            if request not in ran:
+                draft.wait(request, Reason.POLICY_RULES)
+
+    def _singles(self) -> list[Request]:
+        """Running prompts with a single token left."""
+        return [
+            request
+            for request in self._running.prefilling
+            if request.num_tokens - request.num_computed_tokens == 1
+        ]
 
     def _grant_in_order(self, draft: PlanDraft, candidates: list[Request]) -> None:
         running = self._running

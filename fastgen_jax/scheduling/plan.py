@@ -24,6 +24,7 @@ class Reason(Enum):
     NO_ROW = "no_row"  # waits: every row of the step or of the device is taken
     NO_BLOCKS = "no_blocks"  # waits: the pool can't hold it beside the running decodes' reserve
     POLICY_ORDER = "policy_order"  # waits: an earlier one waited too long for blocks to be passed
+    POLICY_RULES = "policy_rules"  # waits: the policy composed this step without it
     IN_FLIGHT = "in_flight"  # its last token is in flight: nothing left to schedule
 
 

@@ -6,9 +6,12 @@ import logging
 import math
 from collections.abc import Sequence
 from operator import attrgetter
+from typing import cast
 
 from fastgen_jax.request import Request
-from fastgen_jax.scheduling.policy import Policy, RankedPolicy
+from fastgen_jax.scheduling.protocols import ComposingPolicy, Policy, RankedPolicy
+from fastgen_jax.scheduling.rules import SPLITFUSE, StepRules
+from fastgen_jax.scheduling.views import StepView
 
 logger = logging.getLogger(__name__)
 
@@ -18,17 +21,36 @@ _arrival = attrgetter("arrival_index")
 class PolicyGuard:
     """Asks a policy and repairs its answers, so that a bad policy is slow but never wrong."""
 
-    __slots__ = ("_has_failed", "_policy", "_ranked")
+    __slots__ = ("_composing", "_has_failed", "_policy", "_ranked")
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._ranked = policy if isinstance(policy, RankedPolicy) else None
+        self._composing = policy if isinstance(policy, ComposingPolicy) else None
         self._has_failed = False
 
     @property
     def is_ranked(self) -> bool:
         """True when the order of waiting requests is a fixed number for each."""
         return self._ranked is not None
+
+    @property
+    def whole_prompts(self) -> bool:
+        """True when a prompt is to run in one step or to wait."""
+        return self._composing is not None and bool(self._composing.whole_prompts)
+
+    def compose(self, step: StepView) -> StepRules:
+        """The policy's rules of a step; SplitFuse's when it has none."""
+        if self._composing is None:
+            return SPLITFUSE
+        try:
+            rules = cast(object, self._composing.compose(step))
+            if isinstance(rules, StepRules):
+                return rules
+            raise TypeError(f"compose gave {rules!r}, not StepRules")
+        except Exception:
+            self._report("compose")
+            return SPLITFUSE
 
     def rank(self, request: Request) -> float:
         """The policy's rank of a request, 0 without one; infinite when it isn't a number."""
@@ -73,7 +95,7 @@ class PolicyGuard:
     def _report(self, method: str) -> None:
         if not self._has_failed:
             logger.exception(
-                "policy %r raised in %s; going on in order of arrival (reported once)",
+                "policy %r raised in %s; going on as if it had said nothing (reported once)",
                 self._policy,
                 method,
             )

@@ -29,24 +29,25 @@ class PrefillPass:
             for request in self._running.prefilling
             if request.num_tokens - request.num_computed_tokens > 1
         ]
-        full = draft.full_reason
+        full = draft.prompts_full_reason
         if full is not None:
             for request in pending:
                 draft.wait(request, full)
             return
         for request in self._guard.order(pending):
-            full = draft.full_reason
+            full = draft.prompts_full_reason
             if full is None:
                 self._tables.adopt_shared(request)
                 chunk = draft.next_chunk(request.num_tokens - request.num_computed_tokens)
                 if chunk:
-                    draft.grant(self._running.grant_chunk(request, chunk))
+                    draft.grant_prompt(self._running.grant_chunk(request, chunk))
                     continue
             draft.wait(request, full or Reason.NO_BUDGET)
 
     def top_up(self, draft: PlanDraft) -> None:
         """Give the budget that rounding freed and nobody took back to the chunk that was cut."""
-        if draft.cut is not None and draft.tokens_left:
+        num_tokens = draft.num_to_top_up
+        if draft.cut is not None and num_tokens:
             row = draft.chunks[draft.cut]
-            draft.chunks[draft.cut] = self._running.extend_chunk(row, draft.tokens_left)
-            draft.tokens_left = 0
+            draft.chunks[draft.cut] = self._running.extend_chunk(row, num_tokens)
+            draft.top_up(num_tokens)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from fastgen_jax.errors import InvalidRequestError
 from fastgen_jax.kv.block_table import BlockTables
 from fastgen_jax.kv.layout import blocks_for
@@ -16,8 +19,10 @@ from fastgen_jax.scheduling.plan import Reason, StepPlan
 from fastgen_jax.scheduling.policy import Policy, get_policy
 from fastgen_jax.scheduling.policy_guard import PolicyGuard
 from fastgen_jax.scheduling.prefill_pass import PrefillPass
+from fastgen_jax.scheduling.rules import SPLITFUSE, StepRules
 from fastgen_jax.scheduling.running import RunningSet
 from fastgen_jax.scheduling.splitfuse import choose_budget
+from fastgen_jax.scheduling.step_view import SchedulerView
 from fastgen_jax.scheduling.waiting import WaitingQueue
 
 __all__ = ["Scheduler", "SchedulerConfig"]
@@ -33,20 +38,39 @@ class Scheduler:
     be handed out by the next plan.
     """
 
-    def __init__(self, config: SchedulerConfig, policy: str | Policy = "fcfs") -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        policy: str | Policy = "fcfs",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock`` is what the policy sees, and that of the requests' arrival times."""
         self.config = config
         self.pool = BlockPool(
             config.num_blocks,
             config.block_size,
             enable_prefix_caching=config.enable_prefix_caching,
         )
-        guard = PolicyGuard(get_policy(policy))
+        self._guard = guard = PolicyGuard(get_policy(policy))
         self._tables = BlockTables(self.pool)
         self._waiting = WaitingQueue(guard)
         self._running = RunningSet(config.max_num_seqs, self._tables)
         self._decodes = DecodePass(self._running, self.pool, guard)
         self._prefills = PrefillPass(self._running, self._tables, guard)
-        self._admission = Admission(config, self._waiting, self._running, self._tables)
+        self._admission = Admission(
+            config,
+            self._waiting,
+            self._running,
+            self._tables,
+            whole_prompts=guard.whole_prompts,
+        )
+        self._view = SchedulerView(
+            token_budget=config.token_budget,
+            running=self._running,
+            waiting=self._waiting,
+            clock=clock,
+        )
         self._live: dict[str, Request] = {}
         self._block_size = config.block_size
         self._step_sizes = config.step_sizes
@@ -99,26 +123,24 @@ class Scheduler:
 
         Empty when nothing can run before results are read, or nothing is left.
         """
-        config = self.config
-        draft = PlanDraft(self._budget(), config.max_step_rows, config.chunk_multiple)
-        running = self._running
-        for request in running.draining:
-            draft.wait(request, Reason.IN_FLIGHT)
-        self._decodes.run(draft, self._max_chain_length())
-        self._prefills.run(draft)
-        self._admission.run(draft)
-        self._prefills.top_up(draft)
+        rules = self._guard.compose(self._view)
+        draft = self._fill(rules)
+        is_stuck = draft.is_empty and not draft.preempted and not self._running.draining
+        if is_stuck and rules is not SPLITFUSE:
+            draft = self._fill(SPLITFUSE)
         for victim, _ in draft.preempted:
             self._waiting.add(victim)
         self._num_preemptions += len(draft.preempted)
         self._num_steps += 1
-        return draft.build(
+        plan = draft.build(
             step_index=self._num_steps - 1,
             # An empty plan never reaches the device, so its changes wait for the next.
             table_changes=() if draft.is_empty else self._tables.take_changes(),
             num_waiting=len(self._waiting),
             num_free_blocks=self.pool.num_free,
         )
+        self._view.made(plan)
+        return plan
 
     def add_token(self, request: Request, token_id: int) -> None:
         """Append a sampled token that was read; its block becomes findable when it is full.
@@ -201,10 +223,34 @@ class Scheduler:
             assert is_running or (not request.block_ids and request.row == -1)
         self.pool.check([request.block_ids for request in self._live.values()])
 
-    def _budget(self) -> int:
+    def _fill(self, rules: StepRules) -> PlanDraft:
+        """A draft with all that may run; the passes' order is the rules' only say in who does."""
+        config = self.config
+        draft = PlanDraft(
+            self._budget(rules), config.max_step_rows, config.chunk_multiple, rules=rules
+        )
+        for request in self._running.draining:
+            draft.wait(request, Reason.IN_FLIGHT)
+        if rules.stalls_decodes:
+            self._run_prompts(draft)
+            self._decodes.run_unless_stalled(draft, self._max_chain_length())
+        else:
+            self._decodes.run(draft, self._max_chain_length())
+            self._run_prompts(draft)
+        return draft
+
+    def _run_prompts(self, draft: PlanDraft) -> None:
+        self._prefills.run(draft)
+        self._admission.run(draft)
+        self._prefills.top_up(draft)
+
+    def _budget(self, rules: StepRules) -> int:
         config, running = self.config, self._running
         if not self._step_sizes:
             return config.token_budget
+        if self._guard.whole_prompts or rules.stalls_decodes:
+            # A smaller size could cut a prompt, or count decodes that don't run.
+            return self._step_sizes[-1]
         num_decodes = len(running.decoding)
         demand = num_decodes + sum(
             request.num_tokens - request.num_computed_tokens for request in running.prefilling
@@ -233,6 +279,14 @@ class Scheduler:
     def check_fits(self, num_prompt: int) -> None:
         """Nothing, when a prompt of this length can ever run; else InvalidRequestError."""
         config = self.config
+        if self._guard.whole_prompts and num_prompt > config.token_budget:
+            raise InvalidRequestError(
+                "the policy runs prompts whole, in one step of at most "
+                f"token_budget={config.token_budget} tokens",
+                field="num_prompt_tokens",
+                value=num_prompt,
+                remedy="raise token_budget, or take a policy that splits prompts, such as fcfs",
+            )
         if not num_prompt:
             raise InvalidRequestError(
                 "is empty", field="prompt_token_ids", value=(), remedy="give at least one token"

@@ -97,7 +97,7 @@ def fake_engine(
     )
     engine = FakeEngine(
         executor=executor,
-        scheduler=Scheduler(config, policy),
+        scheduler=Scheduler(config, policy, clock=clock),
         packer=StepPacker(
             [StepShape(*shape) for shape in dict.fromkeys(shapes)],
             max_num_seqs=max_num_seqs,

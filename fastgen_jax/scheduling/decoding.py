@@ -70,6 +70,8 @@ class DecodingRows:
 
         At least 1; at the limit when nobody decodes.
         """
+        if limit == 1:
+            return 1
         rows = self._group().device_rows
         left = self._ends[rows] - self._num_computed[rows] - 1
         length = int(left.min(initial=limit))

@@ -1,0 +1,220 @@
+"""The engine's loop without an engine: the real scheduler under a virtual clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastgen_jax.bench.records import RequestRecord
+from fastgen_jax.errors import ConfigError, InvalidRequestError
+from fastgen_jax.request import FinishReason, Request
+from fastgen_jax.scheduling.plan import StepPlan
+from fastgen_jax.scheduling.policy import Policy
+from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
+from fastgen_jax.sim.arrival import Arrival
+from fastgen_jax.sim.clock import VirtualClock
+from fastgen_jax.sim.costs.model import CostModel
+from fastgen_jax.sim.inbox import Inbox
+from fastgen_jax.sim.live import LiveRequest
+from fastgen_jax.sim.load import StepLoad
+from fastgen_jax.sim.result import SimulatedStep, SimulationResult
+from fastgen_jax.sim.workloads.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    plan: StepPlan
+    ends: list[float]  # of each step of the chain
+
+
+class Simulator:
+    """Runs a workload through a scheduler and a cost model; each ``run`` begins anew.
+
+    A pass of the loop is one of ``Engine.step``: what has come is submitted, a plan is made and
+    launched, and results are read till as many launches are in flight as before. So the plans of an
+    engine with the same arrivals before the same steps are the same.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        cost: CostModel,
+        *,
+        policy: str | Callable[[], Policy] = "fcfs",
+        launches_in_flight: int = 2,
+        host_seconds: float = 0.0,
+        on_plan: Callable[[StepPlan], None] | None = None,
+    ) -> None:
+        """A simulator of this engine.
+
+        Args:
+            config: the scheduler's limits.
+            cost: how long steps take.
+            policy: a name, or what makes a policy anew for each run.
+            launches_in_flight: 2 as in the engine, which plans a step while the one before runs; 1
+                for an engine that waits for a step before it plans the next.
+            host_seconds: from one plan to its launch; hidden behind a step that still runs.
+            on_plan: is shown every plan.
+        """
+        if launches_in_flight not in (1, 2):
+            raise ConfigError(
+                "must be 1 or 2", field="launches_in_flight", value=launches_in_flight
+            )
+        self.config = config
+        self._cost = cost
+        self._policy = policy
+        self._most_in_flight = launches_in_flight
+        self._host_seconds = host_seconds
+        self._on_plan = on_plan
+
+    def run(self, workload: Workload) -> SimulationResult:
+        """The run from the first arrival till nobody comes and nothing is left."""
+        policy = self._policy if isinstance(self._policy, str) else self._policy()
+        clock = VirtualClock()
+        run = _Run(
+            scheduler=Scheduler(self.config, policy, clock=clock),
+            clock=clock,
+            inbox=Inbox(workload),
+            cost=self._cost,
+            most_in_flight=self._most_in_flight,
+            host_seconds=self._host_seconds,
+            on_plan=self._on_plan,
+        )
+        return run.to_the_end()
+
+
+class _Run:
+    """One run's state."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        clock: VirtualClock,
+        inbox: Inbox,
+        cost: CostModel,
+        most_in_flight: int,
+        host_seconds: float,
+        on_plan: Callable[[StepPlan], None] | None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.clock = clock
+        self.inbox = inbox
+        self.cost = cost
+        self.most_in_flight = most_in_flight
+        self.host_seconds = host_seconds
+        self.on_plan = on_plan
+        self.live: dict[Request, LiveRequest] = {}
+        self.in_flight: deque[_Launched] = deque()
+        self.device_free = 0.0
+        self.num_arrived = 0
+        self.records: list[RequestRecord] = []
+        self.steps: list[SimulatedStep] = []
+        self.refused: list[tuple[Arrival, InvalidRequestError]] = []
+
+    def to_the_end(self) -> SimulationResult:
+        """Loop till nothing is left."""
+        while True:
+            self._receive()
+            if self.scheduler.has_unfinished or self.in_flight:
+                self._step()
+                continue
+            coming = self.inbox.next_time
+            if coming is None:
+                break
+            self.clock.advance_to(coming)
+        return SimulationResult(
+            records=tuple(self.records),
+            steps=tuple(self.steps),
+            refused=tuple(self.refused),
+            scheduler=self.scheduler.metrics(),
+        )
+
+    def _receive(self) -> None:
+        now = self.clock.now
+        for arrival in self.inbox.take(now):
+            live = LiveRequest(arrival, self.num_arrived)
+            self.num_arrived += 1
+            try:
+                self.scheduler.submit(live.request)
+            except InvalidRequestError as error:
+                self.refused.append((arrival, error))
+                self.inbox.ended(arrival, arrival.prompt_token_ids, now)
+                continue
+            # The model's length or the pool may end it earlier than its own tokens.
+            live.num_left = min(arrival.num_output_tokens, live.request.max_output_tokens)
+            self.live[live.request] = live
+
+    def _step(self) -> None:
+        plan = self.scheduler.schedule()
+        if self.on_plan is not None:
+            self.on_plan(plan)
+        is_launched = not plan.is_empty
+        if is_launched:
+            self._launch(plan)
+        elif not self.in_flight:
+            raise AssertionError("the scheduler has requests, and nothing runs")
+        room = self.most_in_flight - 1 if is_launched else 0
+        while len(self.in_flight) > room:
+            launched = self.in_flight.popleft()
+            self.clock.advance_to(launched.ends[-1])
+            for end in launched.ends:
+                self._read(launched.plan, end)
+
+    def _launch(self, plan: StepPlan) -> None:
+        planned = self.clock.now
+        self.clock.advance_to(planned + self.host_seconds)
+        start = end = max(self.clock.now, self.device_free)
+        for request in plan.admitted:
+            live = self.live[request]
+            if live.first_scheduled is None:
+                live.first_scheduled = start
+        load = StepLoad.of(plan)
+        ends: list[float] = []
+        for step in range(plan.chain_length):
+            end += self.cost.seconds(load.later(step) if step else load)
+            ends.append(end)
+        self.device_free = end
+        self.in_flight.append(_Launched(plan, ends))
+        self.steps.append(
+            SimulatedStep(
+                planned=planned,
+                start=start,
+                end=end,
+                chain_length=plan.chain_length,
+                num_tokens=plan.num_tokens,
+                num_decode_tokens=plan.num_decode_tokens,
+                num_rows=len(plan.rows),
+                num_waiting=plan.num_waiting,
+                num_preempted=len(plan.preempted),
+            )
+        )
+
+    def _read(self, plan: StepPlan, now: float) -> None:
+        """Give every sampling row its token, unless its request has ended meanwhile."""
+        caches = self.scheduler.pool.caches_prefixes
+        rows = plan.rows
+        if plan.num_settled == len(rows):
+            sampled = rows.requests
+        else:
+            picked = zip(rows.requests, rows.samples.tolist(), strict=True)
+            sampled = [request for request, samples in picked if samples]
+        for live in list(map(self.live.get, sampled)):
+            if live is None:
+                continue
+            live.times.append(now)
+            if caches:
+                self.scheduler.add_token(live.request, live.token_id)
+            else:
+                live.token_ids.append(live.token_id)
+            live.num_left -= 1
+            if not live.num_left:
+                self._end(live, now)
+
+    def _end(self, live: LiveRequest, now: float) -> None:
+        request = live.request
+        self.scheduler.finish(request, FinishReason.LENGTH)
+        del self.live[request]
+        self.records.append(live.record())
+        self.inbox.ended(live.arrival, request.token_ids, now)

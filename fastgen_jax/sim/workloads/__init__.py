@@ -1,0 +1,1 @@
+"""Who sends what, when: closed and open loops, conversations, traces."""

@@ -25,23 +25,9 @@ from fastgen_jax.config import Implementation
 from fastgen_jax.models.shapes import SHAPES
 from fastgen_jax.plan import Plan, plan
 from fastgen_jax.plan.roofline import Efficiencies
+from fastgen_jax.sim.costs.table import LLAMA_2_13B_A100_MS
 
-PAPER_MS = {
-    64: 22.0,
-    128: 28.5,
-    256: 35.0,
-    384: 48.5,
-    512: 67.0,
-    640: 75.0,
-    768: 92.5,
-    896: 121.5,
-    1024: 128.5,
-    1152: 143.0,
-    1280: 161.0,
-    1536: 187.0,
-    1664: 217.0,
-    2048: 258.0,
-}
+PAPER_MS = LLAMA_2_13B_A100_MS
 MODEL, GPU = "llama-2-13b", "a100"
 WANTED = 0.25
 RESULT = Path(__file__).parent / "results" / "plan_vs_paper.json"

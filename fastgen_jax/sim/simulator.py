@@ -45,6 +45,7 @@ class Simulator:
         launches_in_flight: int = 2,
         host_seconds: float = 0.0,
         on_plan: Callable[[StepPlan], None] | None = None,
+        clock: VirtualClock | None = None,
     ) -> None:
         """A simulator of this engine.
 
@@ -56,6 +57,7 @@ class Simulator:
                 for an engine that waits for a step before it plans the next.
             host_seconds: from one plan to its launch; hidden behind a step that still runs.
             on_plan: is shown every plan.
+            clock: what runs go by, for somebody else to look at; set to 0 by each.
         """
         if launches_in_flight not in (1, 2):
             raise ConfigError(
@@ -67,11 +69,13 @@ class Simulator:
         self._most_in_flight = launches_in_flight
         self._host_seconds = host_seconds
         self._on_plan = on_plan
+        self._clock = clock or VirtualClock()
 
     def run(self, workload: Workload) -> SimulationResult:
         """The run from the first arrival till nobody comes and nothing is left."""
         policy = self._policy if isinstance(self._policy, str) else self._policy()
-        clock = VirtualClock()
+        clock = self._clock
+        clock.now = 0.0
         run = _Run(
             scheduler=Scheduler(self.config, policy, clock=clock),
             clock=clock,

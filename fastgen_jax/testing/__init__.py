@@ -11,6 +11,7 @@ from fastgen_jax.testing.fake_tokens import (
     history_hash,
     scripted_tokens,
 )
+from fastgen_jax.testing.policy_contract import PolicyContract
 
 __all__ = [
     "ByteTokenizer",
@@ -21,6 +22,7 @@ __all__ = [
     "FakeLogprobs",
     "Faults",
     "NextToken",
+    "PolicyContract",
     "fake_engine",
     "fake_logprobs",
     "hashed_tokens",

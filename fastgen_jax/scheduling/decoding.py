@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int32
@@ -97,12 +96,19 @@ class DecodingRows:
         stops = starts + num_steps
         self._num_computed[rows] = stops
         num_new = self._blocks(stops) - self._blocks(starts)
-        for index in np.flatnonzero(num_new).tolist():
+        for index in num_new.nonzero()[0].tolist():
             self._tables.append(group.requests[index], int(num_new[index]))
-        for index in np.flatnonzero(stops // size > starts // size).tolist():
+        for index in (stops // size > starts // size).nonzero()[0].tolist():
             self._tables.commit(group.requests[index])
-        ended = np.flatnonzero(stops + 1 == self._ends[rows]).tolist()
-        return replace(group, starts=starts), [group.requests[index] for index in ended]
+        ended = (stops + 1 == self._ends[rows]).nonzero()[0].tolist()
+        planned = PlannedRows(
+            requests=group.requests,
+            device_rows=rows,
+            starts=starts,
+            lengths=group.lengths,
+            samples=group.samples,
+        )
+        return planned, [group.requests[index] for index in ended]
 
     def _blocks(self, num_tokens: Int32[np.ndarray, "R"]) -> Int32[np.ndarray, "R"]:
         return -(-num_tokens // self._tables.block_size)

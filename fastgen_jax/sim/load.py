@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastgen_jax.scheduling.plan import StepPlan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepLoad:
+class StepLoad(NamedTuple):
     """The size of a step.
 
     Attributes:
@@ -28,7 +27,7 @@ class StepLoad:
         """The load of a plan's first step."""
         rows = plan.rows
         count, num_tokens = len(rows), plan.num_tokens
-        starts = int(rows.starts.sum(dtype="int64"))
+        starts = int(rows.starts.sum())
         if num_tokens == count:
             num_pairs = starts + count
         else:
@@ -44,9 +43,4 @@ class StepLoad:
     def later(self, num_steps: int) -> StepLoad:
         """The same decodes so many steps on, in a chain."""
         more = num_steps * self.num_rows
-        return StepLoad(
-            num_tokens=self.num_tokens,
-            num_rows=self.num_rows,
-            num_keys=self.num_keys + more,
-            num_pairs=self.num_pairs + more,
-        )
+        return self._replace(num_keys=self.num_keys + more, num_pairs=self.num_pairs + more)

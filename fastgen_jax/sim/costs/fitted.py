@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,7 +80,7 @@ class FittedCost:
 
 def write_steps(path: str | Path, steps: Iterable[RecordedStep]) -> None:
     """Write recorded steps, a line of JSON each."""
-    lines = (json.dumps(asdict(load) | {"seconds": seconds}) for load, seconds in steps)
+    lines = (json.dumps(load._asdict() | {"seconds": seconds}) for load, seconds in steps)
     Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 

@@ -111,7 +111,8 @@ class DecodingRows:
         return planned, [group.requests[index] for index in ended]
 
     def _blocks(self, num_tokens: Int32[np.ndarray, "R"]) -> Int32[np.ndarray, "R"]:
-        return -(-num_tokens // self._tables.block_size)
+        size = self._tables.block_size
+        return (num_tokens + (size - 1)) // size
 
     def _group(self) -> PlannedRows:
         """Everybody's row, but for its start; kept till somebody joins or leaves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastgen_jax.bench.records import RequestRecord
 from fastgen_jax.errors import ConfigError, InvalidRequestError
@@ -22,8 +22,7 @@ from fastgen_jax.sim.result import SimulatedStep, SimulationResult
 from fastgen_jax.sim.workloads.workload import Workload
 
 
-@dataclass(frozen=True, slots=True)
-class _Launched:
+class _Launched(NamedTuple):
     plan: StepPlan
     ends: list[float]  # of each step of the chain
 

@@ -13,7 +13,13 @@ from fastgen_jax.scheduling.policies.iteration_level import IterationLevel
 from fastgen_jax.scheduling.policies.prefill_first import PrefillFirst
 from fastgen_jax.scheduling.policies.shortest_remaining import ShortestRemaining
 from fastgen_jax.scheduling.policies.static_batching import StaticBatching
-from fastgen_jax.scheduling.protocols import ComposingPolicy, Policy, RankedPolicy
+from fastgen_jax.scheduling.protocols import (
+    ComposingPolicy,
+    Policy,
+    RankedPolicy,
+    WholePromptsPolicy,
+    runs_whole_prompts,
+)
 from fastgen_jax.scheduling.rules import SPLITFUSE, StepRules
 from fastgen_jax.scheduling.views import RequestView, StepView
 
@@ -34,7 +40,9 @@ __all__ = [
     "StaticBatching",
     "StepRules",
     "StepView",
+    "WholePromptsPolicy",
     "get_policy",
+    "runs_whole_prompts",
 ]
 
 POLICIES: dict[str, Callable[[], Policy]] = {

@@ -9,7 +9,12 @@ from operator import attrgetter
 from typing import cast
 
 from fastgen_jax.request import Request
-from fastgen_jax.scheduling.protocols import ComposingPolicy, Policy, RankedPolicy
+from fastgen_jax.scheduling.protocols import (
+    ComposingPolicy,
+    Policy,
+    RankedPolicy,
+    runs_whole_prompts,
+)
 from fastgen_jax.scheduling.rules import SPLITFUSE, StepRules
 from fastgen_jax.scheduling.views import StepView
 
@@ -19,25 +24,24 @@ _arrival = attrgetter("arrival_index")
 
 
 class PolicyGuard:
-    """Asks a policy and repairs its answers, so that a bad policy is slow but never wrong."""
+    """Asks a policy and repairs its answers, so that a bad policy is slow but never wrong.
 
-    __slots__ = ("_composing", "_has_failed", "_policy", "_ranked")
+    ``whole_prompts`` is True when a prompt is to run in one step or to wait.
+    """
+
+    __slots__ = ("_composing", "_has_failed", "_policy", "_ranked", "whole_prompts")
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._ranked = policy if isinstance(policy, RankedPolicy) else None
         self._composing = policy if isinstance(policy, ComposingPolicy) else None
+        self.whole_prompts = runs_whole_prompts(policy)
         self._has_failed = False
 
     @property
     def is_ranked(self) -> bool:
         """True when the order of waiting requests is a fixed number for each."""
         return self._ranked is not None
-
-    @property
-    def whole_prompts(self) -> bool:
-        """True when a prompt is to run in one step or to wait."""
-        return self._composing is not None and bool(self._composing.whole_prompts)
 
     def compose(self, step: StepView) -> StepRules:
         """The policy's rules of a step; SplitFuse's when it has none."""

@@ -43,15 +43,24 @@ class RankedPolicy(Policy, Protocol):
 
 @runtime_checkable
 class ComposingPolicy(Policy, Protocol):
-    """A policy that also says how each step is composed; without it, steps are SplitFuse's.
-
-    ``whole_prompts`` is fixed: True if a prompt runs in one step or waits. The scheduler then
-    refuses prompts longer than its token budget when they are submitted. Only what a preempted
-    request has to compute again may be longer; it is cut.
-    """
-
-    whole_prompts: bool
+    """A policy that also says how each step is composed; without it, steps are SplitFuse's."""
 
     def compose(self, step: StepView) -> StepRules:
         """The rules of the next step; asked before every one."""
         ...
+
+
+@runtime_checkable
+class WholePromptsPolicy(Policy, Protocol):
+    """A policy whose prompts run in one step or wait, where ``whole_prompts`` is True.
+
+    The scheduler then refuses prompts longer than its token budget when they are submitted. Only
+    what a preempted request has to compute again may be longer; it is cut.
+    """
+
+    whole_prompts: bool
+
+
+def runs_whole_prompts(policy: Policy) -> bool:
+    """Whether the policy says so; it is asked once, when its scheduler is made."""
+    return isinstance(policy, WholePromptsPolicy) and policy.whole_prompts

@@ -9,7 +9,7 @@ from fastgen_jax.completion import Completion
 from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.sampling_params import SamplingParams
 from fastgen_jax.scheduling.plan import Decision, StepPlan
-from fastgen_jax.scheduling.policy import ComposingPolicy, Policy
+from fastgen_jax.scheduling.policy import Policy, runs_whole_prompts
 from fastgen_jax.testing.fake_engine import FakeEngine, fake_engine
 from fastgen_jax.testing.fake_tokens import hashed_tokens
 
@@ -102,7 +102,7 @@ def _submit(engine: FakeEngine, policy: Policy, rng: random.Random) -> list[Comp
     """A request that the pool can hold, and that a policy of whole prompts can run."""
     config = engine.scheduler.config
     longest = min(16, config.usable_tokens - 1)
-    if isinstance(policy, ComposingPolicy) and policy.whole_prompts:
+    if runs_whole_prompts(policy):
         longest = min(longest, config.token_budget)
     prompt = [rng.choice(_VOCABULARY) for _ in range(rng.randint(1, longest))]
     targets = LatencyTargets(

@@ -13,6 +13,7 @@ from fastgen_jax.scheduling.policy import (
     RequestView,
     StepRules,
     StepView,
+    runs_whole_prompts,
 )
 
 
@@ -27,7 +28,8 @@ def watched(policy: Policy, problems: list[str]) -> Policy:
         methods["rank"] = witness.rank
     if isinstance(policy, ComposingPolicy):
         methods["compose"] = witness.compose
-        methods["whole_prompts"] = policy.whole_prompts
+    if runs_whole_prompts(policy):
+        methods["whole_prompts"] = True
     # The scheduler asks by method, so a wrapper must have exactly those that the policy has.
     statics = {
         name: staticmethod(value) if callable(value) else value for name, value in methods.items()

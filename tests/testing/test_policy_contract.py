@@ -115,8 +115,6 @@ class Rankless(Fcfs):
 
 
 class Ruleless(Fcfs):
-    whole_prompts = False
-
     def compose(self, step: StepView) -> StepRules:
         return cast(StepRules, "as you like")
 
@@ -124,7 +122,6 @@ class Ruleless(Fcfs):
 class Fickle(Fcfs):
     """Decides by what happened in runs before."""
 
-    whole_prompts = False
     count = itertools.count()
 
     def compose(self, step: StepView) -> StepRules:

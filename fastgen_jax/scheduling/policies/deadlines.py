@@ -23,8 +23,6 @@ class Deadlines:
     seconds of a step of so many tokens.
     """
 
-    whole_prompts = False
-
     def __init__(
         self,
         *,

@@ -15,8 +15,6 @@ class FixedChunk(Fcfs):
     prompt when one ends.
     """
 
-    whole_prompts = False
-
     def __init__(self, chunk_size: int = 256) -> None:
         if chunk_size < 1:
             raise ConfigError("must be at least 1", field="chunk_size", value=chunk_size)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from fastgen_jax.scheduling.policies.arrival import Fcfs
-from fastgen_jax.scheduling.rules import SPLITFUSE, StepRules
-from fastgen_jax.scheduling.views import StepView
 
 
 class IterationLevel(Fcfs):
@@ -15,7 +13,3 @@ class IterationLevel(Fcfs):
     """
 
     whole_prompts = True
-
-    def compose(self, step: StepView) -> StepRules:
-        """Decodes first, then prompts."""
-        return SPLITFUSE

@@ -17,8 +17,6 @@ class StaticBatching(Fcfs):
     of the steps, where a static batch would go on computing them.
     """
 
-    whole_prompts = False
-
     def compose(self, step: StepView) -> StepRules:
         """Prompts alone while the batch is open, then decodes alone."""
         stages = (step.draining, step.decoding)

@@ -13,7 +13,13 @@ from fastgen_jax.scheduling.policies.deadlines import Deadlines
 from fastgen_jax.scheduling.policies.fixed_chunk import FixedChunk
 from fastgen_jax.scheduling.policies.shortest_remaining import ShortestRemaining
 from fastgen_jax.scheduling.policies.step_times import StepTimes
-from fastgen_jax.scheduling.policy import POLICIES, ComposingPolicy, Policy, get_policy
+from fastgen_jax.scheduling.policy import (
+    POLICIES,
+    ComposingPolicy,
+    Policy,
+    get_policy,
+    runs_whole_prompts,
+)
 from fastgen_jax.scheduling.scheduler import SchedulerConfig
 from tests.scheduling.device import FakeDevice
 from tests.strategies import make_request
@@ -164,8 +170,9 @@ def test_the_plain_orders_compose_nothing() -> None:
     composing = {name for name in POLICIES if isinstance(get_policy(name), ComposingPolicy)}
     assert composing == {
         "deadlines",
-        "iteration_level",
         "prefill_first",
         "fixed_chunk",
         "static_batching",
     }
+    whole = {name for name in POLICIES if runs_whole_prompts(get_policy(name))}
+    assert whole == {"iteration_level", "prefill_first"}

@@ -94,8 +94,6 @@ def test_a_crowd_on_a_small_pool_loses_nothing(
 class Always(Fcfs):
     """The same rules in every step."""
 
-    whole_prompts = False
-
     def __init__(self, **rules: bool | int | None) -> None:
         self.rules = StepRules(**rules)  # type: ignore[arg-type]
 

@@ -76,6 +76,8 @@ def measure(
     result = simulator(engine, costs).run(workload(setup, clients, num_requests))
     summary = summarize(result.records)
     assert summary.latency is not None
+    assert summary.ttft is not None
+    assert summary.gaps is not None
     levels = {rate: ServiceLevel(token_rate=rate) for rate in TOKEN_RATES}
     return {
         "clients": clients,
@@ -86,7 +88,11 @@ def measure(
             for found in (effective_throughput(result.records, level),)
         },
         "decisions": decisions(result),
-    } | asdict(summary)
+        "requests_per_second": summary.requests_per_second,
+        "latency": asdict(summary.latency),
+        "ttft": asdict(summary.ttft),
+        "gaps": asdict(summary.gaps),
+    }
 
 
 def decisions(result: SimulationResult) -> dict[str, float]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.paper_engines import ENGINES, SCALED
+from benchmarks.paper_engines import ENGINES, SCALED, OwnCosts
 from benchmarks.paper_figures import CLIENTS, CURVES, EFFECTIVE
+from benchmarks.paper_fit import ends, fit, latency
 from benchmarks.paper_simulation import RESULT, decisions, latency_at, measure, versus
 from fastgen_jax.sim.result import SimulatedStep, SimulationResult
 from fastgen_jax.sim.simulator import Simulator
@@ -69,3 +70,19 @@ def test_the_stored_result_is_of_these_engines() -> None:
     for name, engine in ENGINES.items():
         assert stored["settings"]["engines"][name]["own"]["factor"] == engine.own.factor
     assert stored["settings"]["num_requests"] == 512
+
+
+def test_the_stored_prices_meet_the_ends_of_the_papers_curves() -> None:
+    """They were fitted to these four points of each engine."""
+    for name, engine in ENGINES.items():
+        for setup, point in ends(name):
+            if point.clients == 1:
+                found = latency(engine, engine.own, setup, 1, 64)
+                assert found == pytest.approx(point.latency, rel=0.05)
+
+
+def test_a_fit_gets_better() -> None:
+    start = OwnCosts(factor=1.5, per_step=0.05, per_row=0.0015)
+    _, first = fit("fastgen", start=start, num_requests=24, tries=4)
+    _, later = fit("fastgen", start=start, num_requests=24, tries=16)
+    assert later < first

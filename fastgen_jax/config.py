@@ -73,8 +73,7 @@ class EngineConfig:
         max_chained_tokens: most tokens of such a launch, so that many rows, whose steps are long
             anyway, run in shorter chains. None: 32 on a CPU, no limit elsewhere.
         chunk_multiple: prompt chunks end at multiples of it where that loses no budget.
-        policy: a name of ``scheduling.policy.POLICIES``, such as "fcfs" or "priority", or an object
-            with the Policy protocol's methods (docs/adding_a_policy.md).
+        policy: a name such as "fcfs", or an object of your own: see docs/adding_a_policy.md.
         enable_prefix_caching: share cached blocks between prompts with equal beginnings.
         max_logprobs: most log-probabilities per token that a request may ask for.
         max_logit_bias: most logit_bias entries of a request.

@@ -13,6 +13,7 @@ from fastgen_jax.completion import Completion
 from fastgen_jax.config import EngineConfig
 from fastgen_jax.engine_thread import EngineThread
 from fastgen_jax.errors import EngineClosedError
+from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.llm import LLM, Message, Prompt, request_output
 from fastgen_jax.metrics import EngineMetrics
 from fastgen_jax.outputs import Delta, RequestOutput
@@ -52,6 +53,7 @@ class AsyncLLM:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        targets: LatencyTargets | None = None,
     ) -> RequestOutput:
         """The prompt's completions, when they have ended; cancelling aborts them.
 
@@ -59,7 +61,7 @@ class AsyncLLM:
             InvalidRequestError: the prompt or its parameters can't be served.
             EngineClosedError: the engine has failed or was closed.
         """
-        request = await self._submit(prompt, sampling_params, priority, cache_salt)
+        request = await self._submit(prompt, sampling_params, priority, cache_salt, targets)
         async with request:
             async for _ in request.deltas():
                 pass
@@ -72,6 +74,7 @@ class AsyncLLM:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        targets: LatencyTargets | None = None,
     ) -> AsyncIterator[Delta]:
         """What each step adds to the prompt's completions.
 
@@ -82,7 +85,8 @@ class AsyncLLM:
             InvalidRequestError: the prompt or its parameters can't be served.
             EngineClosedError: the engine has failed or was closed.
         """
-        async with await self._submit(prompt, sampling_params, priority, cache_salt) as request:
+        submitting = self._submit(prompt, sampling_params, priority, cache_salt, targets)
+        async with await submitting as request:
             async for delta in request.deltas():
                 yield delta
 
@@ -109,6 +113,7 @@ class AsyncLLM:
         sampling_params: SamplingParams | None,
         priority: int,
         cache_salt: str | None,
+        targets: LatencyTargets | None,
     ) -> _Running:
         token_ids = self._llm.token_ids(prompt)
         request = _Running(self._thread, self._llm)
@@ -119,6 +124,7 @@ class AsyncLLM:
                 sampling_params or SamplingParams(),
                 priority=priority,
                 cache_salt=cache_salt,
+                targets=targets,
             )
             for completion in completions:
                 self._thread.listen(completion, request.hear)

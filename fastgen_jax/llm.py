@@ -352,7 +352,7 @@ def follow(model: str | Path, *, config: EngineConfig | None = None, **settings:
     """Lend this host's devices to the LLM of host 0; returns when that is closed.
 
     To be called on every host but the first, after ``join_hosts``, with the model and settings of
-    the LLM.
+    the LLM; once, as this host then leaves the others.
 
     Raises:
         ConfigError: this is host 0, or that has another model or other settings.

@@ -71,6 +71,11 @@ def join_hosts(
     return current_hosts()
 
 
+def leave_hosts() -> None:
+    """Be alone again; the devices of the others are out of reach."""
+    jax.distributed.shutdown()
+
+
 def current_hosts() -> Hosts:
     """The hosts that have been joined; this one alone otherwise."""
     return Hosts(count=jax.process_count(), index=jax.process_index())

@@ -12,8 +12,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from fastgen_jax.errors import ConfigError, HostLostError
@@ -96,9 +96,9 @@ class Leader:
         self._ended = threading.Event()
         self._lost: HostLostError | None = None
         self._lost_event = threading.Event()
+        self._watchers = [_started(self._watch, line) for line in lines]
         for line in lines:
-            for work in (self._watch, self._keep_alive):
-                threading.Thread(target=work, args=(line,), daemon=True).start()
+            _started(line.keep_alive, self._ended)
 
     def send(self, data: bytes) -> None:
         """Have all other hosts run a command; HostLostError where one is gone."""
@@ -117,20 +117,16 @@ class Leader:
         self.check()
 
     def close(self) -> None:
-        """Tell the others that it is over; closing twice is harmless."""
+        """Tell the others that it is over, and wait until they have left; twice is harmless."""
         if self._ended.is_set():
             return
         self._ended.set()
         for line in self._lines:
-            try:
+            with suppress(HostLostError):
                 line.send(_CLOSE)
-            except HostLostError:
-                continue
-            finally:
-                line.close()
-
-    def _keep_alive(self, line: _Line) -> None:
-        line.keep_alive(self._ended)
+        for line, watcher in zip(self._lines, self._watchers, strict=True):
+            watcher.join()  # which ends when the other end hangs up, or after the timeout
+            line.close()
 
     def _watch(self, line: _Line) -> None:
         try:
@@ -149,7 +145,7 @@ class Follower:
     def __init__(self, line: _Line) -> None:
         self._line = line
         self._ended = threading.Event()
-        threading.Thread(target=line.keep_alive, args=(self._ended,), daemon=True).start()
+        _started(line.keep_alive, self._ended)
 
     def receive(self) -> bytes | None:
         """The next command; None when it is over. HostLostError where the leader is gone."""
@@ -164,6 +160,12 @@ class Follower:
         """Hang up."""
         self._ended.set()
         self._line.close()
+
+
+def _started(work: Callable[..., None], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    thread.start()
+    return thread
 
 
 def listen() -> socket.socket:

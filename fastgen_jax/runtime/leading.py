@@ -11,7 +11,7 @@ import numpy as np
 
 from fastgen_jax.batching import StepResults, StepShape
 from fastgen_jax.errors import HostLostError
-from fastgen_jax.parallel.hosts import Hosts, text_of_leader
+from fastgen_jax.parallel.hosts import Hosts, leave_hosts, text_of_leader
 from fastgen_jax.runtime.executor import DeviceStep, Executor
 from fastgen_jax.runtime.host_channel import Follower, Leader, follow, lead, listen
 
@@ -94,7 +94,7 @@ def follow_leader(facts: Mapping[str, str], hosts: Hosts, *, timeout: float) -> 
 
 
 def run_commands(executor: Executor, follower: Follower) -> None:
-    """Run what the leader says until it closes.
+    """Run what the leader says until it closes; then leave the hosts, and let go of the leader.
 
     Raises:
         HostLostError: the leader is gone.
@@ -107,6 +107,9 @@ def run_commands(executor: Executor, follower: Follower) -> None:
                 executor.write_row(first, packed)
             else:
                 executor.launch(StepShape(first, second), packed)
+        executor.close()
+        # Before the leader, whose process coordinates: without it leaving would fail.
+        leave_hosts()
     except HostLostError:
         raise
     except Exception as error:

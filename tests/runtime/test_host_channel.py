@@ -34,19 +34,24 @@ def hosts() -> Iterator[Hosts]:
         leader = lead(listener, FACTS, count=3, timeout=TIMEOUT)
         hosts = Hosts(leader, [arrived.result() for arrived in arriving])
     yield hosts
-    hosts.leader.close()
     for follower in hosts.followers:
         follower.close()
+    hosts.leader.close()
 
 
 def test_commands_come_in_their_order_and_end(hosts: Hosts) -> None:
     commands = [bytes([i]) * i for i in range(50)]
     for command in commands:
         hosts.leader.send(command)
-    hosts.leader.close()
+    closing = threading.Thread(target=hosts.leader.close)
+    closing.start()
     for follower in hosts.followers:
         assert [follower.receive() for _ in commands] == commands
         assert follower.receive() is None
+    assert closing.is_alive(), "the leader waits until the others have left"
+    for follower in hosts.followers:
+        follower.close()
+    closing.join()
     hosts.leader.close()
 
 

@@ -33,11 +33,13 @@ class TestFcfs(PolicyContract):
         return POLICIES["fcfs"]()
 
 
+@pytest.mark.slow
 class TestPriority(PolicyContract):
     def make_policy(self) -> Policy:
         return POLICIES["priority"]()
 
 
+@pytest.mark.slow
 class TestShortestRemaining(PolicyContract):
     def make_policy(self) -> Policy:
         return POLICIES["shortest_remaining"]()
@@ -48,6 +50,7 @@ class TestDeadlines(PolicyContract):
         return POLICIES["deadlines"]()
 
 
+@pytest.mark.slow
 class TestIterationLevel(PolicyContract):
     def make_policy(self) -> Policy:
         return POLICIES["iteration_level"]()
@@ -58,11 +61,13 @@ class TestPrefillFirst(PolicyContract):
         return POLICIES["prefill_first"]()
 
 
+@pytest.mark.slow
 class TestFixedChunk(PolicyContract):
     def make_policy(self) -> Policy:
         return POLICIES["fixed_chunk"]()
 
 
+@pytest.mark.slow
 class TestStaticBatching(PolicyContract):
     def make_policy(self) -> Policy:
         return POLICIES["static_batching"]()

@@ -86,6 +86,8 @@ class SteadyDecode:
             prompt_mean=PROMPT_LENGTH,
             output_mean=8 + rows,
             relative_deviation=0.0,
+            vocab_size=model.vocab_size,
+            num_special_ids=0,
         )
         num_blocks = rows * blocks_for(PROMPT_LENGTH + 8 + rows, resolved.block_size) + 1
         steps = record_steps(

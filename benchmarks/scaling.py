@@ -126,7 +126,8 @@ def draw_scaling(entries: Sequence[Mapping[str, Any]], path: Path, *, title: str
     prefills = [one for one in entries if not one["rows"]]
     figure = Figure(figsize=(11, 8), layout="constrained")
     (steps, rates), (prompts, efficiency) = figure.subplots(2, 2)
-    colors = {key: f"C{index}" for index, key in enumerate(sorted({_series(one) for one in entries}))}
+    series = sorted({_series(one) for one in entries})
+    colors = {key: f"C{index}" for index, key in enumerate(series)}
     _lines(steps, decodes, colors, lambda one: 1e3 * one["seconds"]["median"], ideal=1)
     _lines(rates, decodes, colors, lambda one: one["tokens_per_second"], ideal=-1)
     _lines(prompts, prefills, colors, lambda one: one["tokens_per_second"], ideal=-1)

@@ -208,7 +208,9 @@ class Plan:
     gpu: str = "h100"
     """h100, h200, a100 or a100-40gb."""
     tp: int = 1
-    """GPUs that share the model."""
+    """GPUs that share the model; with --ep, that share each expert."""
+    ep: int = 1
+    """Groups of --tp GPUs, over which a mixture's experts are dealt out."""
     context: int | None = None
     """Tokens of every running request; by default 8192 or the model's own limit."""
     dtype: str = "bfloat16"
@@ -230,6 +232,7 @@ class Plan:
             self.model,
             gpu=self.gpu,
             tp=self.tp,
+            ep=self.ep,
             context=self.context,
             dtype=self.dtype,
             max_num_seqs=self.max_num_seqs,

@@ -7,10 +7,12 @@ the cost of a step.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
 from fastgen_jax.models.config import ModelConfig, llama_config
+from fastgen_jax.models.families.parts import all_sparse, mixture_of, with_head_norms
 
 _llama_2 = partial(
     llama_config,
@@ -64,6 +66,35 @@ SHAPES: Mapping[str, ModelConfig] = MappingProxyType(
             vocab_size=32_768,
             max_position_embeddings=32_768,
             rope_theta=1_000_000.0,
+        ),
+        "mixtral-8x7b": all_sparse(
+            replace(
+                _llama_31(
+                    architecture="MixtralForCausalLM",
+                    vocab_size=32_000,
+                    max_position_embeddings=32_768,
+                    rope_theta=1_000_000.0,
+                ),
+                moe=mixture_of(8, 2, 14_336),
+            )
+        ),
+        "qwen3-30b-a3b": all_sparse(
+            replace(
+                with_head_norms(
+                    _llama_31(
+                        architecture="Qwen3MoeForCausalLM",
+                        vocab_size=151_936,
+                        hidden_size=2048,
+                        intermediate_size=6144,
+                        num_layers=48,
+                        num_kv_heads=4,
+                        max_position_embeddings=40_960,
+                        rms_norm_eps=1e-6,
+                        rope_theta=1_000_000.0,
+                    )
+                ),
+                moe=mixture_of(128, 8, 768),
+            )
         ),
         "smollm2-135m": _llama_2(
             vocab_size=49_152,

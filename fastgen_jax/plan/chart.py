@@ -50,6 +50,6 @@ def plot_plan(plan: Plan, path: str | Path) -> None:
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("estimated milliseconds of a step")
-    axes.set_title(f"{plan.model} on {plan.tensor_parallel_size} x {plan.gpu} (estimate)")
+    axes.set_title(f"{plan.model} on {plan.gpus} (estimate)")
     axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.35), frameon=False)
     figure.savefig(path)

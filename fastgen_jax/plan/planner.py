@@ -43,6 +43,7 @@ def plan(
     *,
     gpu: str = "h100",
     tp: int = 1,
+    ep: int = 1,
     context: int | None = None,
     dtype: str = "bfloat16",
     max_num_seqs: int = 256,
@@ -58,7 +59,8 @@ def plan(
     Args:
         model: a built-in shape's name, a config.json, a directory with one, or a shape.
         gpu: name of the GPU; ``plan.gpus.GPUS`` has all.
-        tp: GPUs that share the model.
+        tp: GPUs that share the model; with ``ep``, that share each expert.
+        ep: groups of ``tp`` GPUs, over which a mixture's experts are dealt out.
         context: tokens of every running request; None takes 8192 or the model's own limit.
         dtype: of weights, activations and cache.
         max_num_seqs: rows of a step.
@@ -79,9 +81,10 @@ def plan(
     shape = model if isinstance(model, ModelConfig) else find_shape(model)
     name = shape.architecture if isinstance(model, ModelConfig) else str(model)
     device = find_gpu(gpu)
-    _check_sizes(shape, tp=tp, dtype=dtype, context=context)
+    _check_sizes(shape, tp=tp, ep=ep, dtype=dtype, context=context)
     num_parameters = shape.num_parameters
-    shape = with_repeated_kv_heads(shape, tp)
+    num_devices = tp * ep
+    shape = with_repeated_kv_heads(shape, num_devices)
     context = min(8192, shape.max_position_embeddings) if context is None else context
     settings = EngineConfig(
         dtype=dtype,
@@ -100,7 +103,7 @@ def plan(
         max_logit_bias=settings.max_logit_bias,
         max_bad_words=settings.max_bad_words,
     )
-    guess = plan_memory(shape, config, limits, device, devices=tp)
+    guess = plan_memory(shape, config, limits, device, devices=num_devices)
     for step_shape in config.step_shapes:
         spec = plan_spec(
             shape,
@@ -112,14 +115,19 @@ def plan(
             dtype=dtype,
         )
         with_kernels(
-            spec, shape, target_of_gpu(device), implementation=implementation, num_shards=tp
+            spec,
+            shape,
+            target_of_gpu(device),
+            implementation=implementation,
+            num_shards=num_devices,
         )
     setting = _Setting(
         model=shape,
         config=config,
         limits=limits,
         gpu=device,
-        devices=tp,
+        tensor=tp,
+        expert=ep,
         rates=efficiencies or Efficiencies(),
         compiler=find_compiler(),
     )
@@ -132,7 +140,7 @@ def plan(
             config,
             limits,
             device,
-            devices=tp,
+            devices=num_devices,
             step_bytes=max(_fresh_bytes(step) for step in compiled),
         )
         steps = tuple(
@@ -144,6 +152,7 @@ def plan(
         num_parameters=num_parameters,
         gpu=device.name,
         tensor_parallel_size=tp,
+        expert_parallel_size=ep,
         dtype=dtype,
         context=context,
         memory=memory,
@@ -158,12 +167,17 @@ class _Setting:
     config: ResolvedConfig
     limits: RowLimits
     gpu: Gpu
-    devices: int
+    tensor: int
+    expert: int
     rates: Efficiencies
     compiler: Path
 
+    @property
+    def devices(self) -> int:
+        return self.tensor * self.expert
 
-def _check_sizes(model: ModelConfig, *, tp: int, dtype: str, context: int | None) -> None:
+
+def _check_sizes(model: ModelConfig, *, tp: int, ep: int, dtype: str, context: int | None) -> None:
     if dtype not in ITEM_SIZES:
         raise ConfigError(
             "a plan can't be made for it",
@@ -171,9 +185,10 @@ def _check_sizes(model: ModelConfig, *, tp: int, dtype: str, context: int | None
             value=dtype,
             remedy="use one of " + ", ".join(ITEM_SIZES),
         )
-    if tp < 1:
-        raise ConfigError("must be at least 1", field="tp", value=tp, remedy="use 1 or more")
-    check_divisible(model, tp)
+    for name, size in (("tp", tp), ("ep", ep)):
+        if size < 1:
+            raise ConfigError("must be at least 1", field=name, value=size, remedy="use 1 or more")
+    check_divisible(model, tp, ep)
     if context is not None and not 1 <= context <= model.max_position_embeddings:
         raise ConfigError(
             f"the model's own limit is {model.max_position_embeddings} tokens",
@@ -200,7 +215,8 @@ def _compile_all(
         request = CompileRequest(
             model=setting.model,
             gpu=setting.gpu.name,
-            tensor_parallel_size=setting.devices,
+            tensor_parallel_size=setting.tensor,
+            expert_parallel_size=setting.expert,
             dtype=setting.config.dtype,
             num_tokens=tokens,
             num_rows=rows,

@@ -114,11 +114,19 @@ class Plan:
     num_parameters: int
     gpu: str
     tensor_parallel_size: int
+    expert_parallel_size: int
     dtype: str
     context: int
     memory: GpuMemory
     steps: tuple[StepPlanned, ...]
     assumed: Efficiencies
+
+    @property
+    def gpus(self) -> str:
+        """How many of which GPUs share the model, and how, in words."""
+        tensor, expert = self.tensor_parallel_size, self.expert_parallel_size
+        shared = f" (TP {tensor}, EP {expert})" if expert > 1 else ""
+        return f"{tensor * expert} x {self.gpu}{shared}"
 
     def to_json(self) -> str:
         """All of it as JSON, with the ratios that the table shows."""

@@ -16,7 +16,8 @@ class CompileRequest:
 
     Attributes:
         gpu: name of the GPU, as in ``plan.gpus``.
-        tensor_parallel_size: GPUs that share the model.
+        tensor_parallel_size: GPUs that share each expert; without experts, the model.
+        expert_parallel_size: groups of so many GPUs, over which experts are dealt out.
         dtype: of weights, activations and cache.
         num_tokens: T of the step.
         num_rows: R of the step.
@@ -30,6 +31,7 @@ class CompileRequest:
     model: ModelConfig
     gpu: str
     tensor_parallel_size: int
+    expert_parallel_size: int
     dtype: str
     num_tokens: int
     num_rows: int
@@ -47,6 +49,11 @@ class CompileRequest:
         """The request as one line of JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return json.dumps(values | {"model": config_to_data(self.model)})
+
+    @property
+    def num_devices(self) -> int:
+        """GPUs that share the model."""
+        return self.tensor_parallel_size * self.expert_parallel_size
 
     @classmethod
     def from_json(cls, text: str) -> CompileRequest:

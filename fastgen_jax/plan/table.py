@@ -14,10 +14,9 @@ _BAR_WIDTH = 40
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """The plan on the console, standard output by default."""
     console = console or Console()
-    gpus = f"{plan.tensor_parallel_size} x {plan.gpu}"
     console.print(
         f"[bold]{plan.model}[/bold]  {plan.num_parameters / 1e9:.2f} B parameters, {plan.dtype}, "
-        f"{gpus}, {plan.context:,} tokens of context"
+        f"{plan.gpus}, {plan.context:,} tokens of context"
     )
     console.print(_memory(plan))
     console.print(_compiled(plan))

@@ -29,7 +29,9 @@ def main() -> None:
     """Compile what standard input asks for; progress words go to standard error."""
     request = CompileRequest.from_json(sys.stdin.read())
     gpu = find_gpu(request.gpu)
-    mesh = compile_only_mesh(gpu, request.tensor_parallel_size)
+    mesh = compile_only_mesh(
+        gpu, tensor=request.tensor_parallel_size, expert=request.expert_parallel_size
+    )
     spec = with_kernels(
         plan_spec(
             request.model,
@@ -43,7 +45,7 @@ def main() -> None:
         request.model,
         target_of_gpu(gpu),
         implementation=request.implementation,
-        num_shards=request.tensor_parallel_size,
+        num_shards=request.num_devices,
     )
     step = abstract_step(request.model, spec, _limits(request), dtype=request.dtype, mesh=mesh)
     start = time.perf_counter()
@@ -73,14 +75,14 @@ def main() -> None:
     (directory / ANSWER_FILE).write_text(answer.to_json(), encoding="utf-8")
 
 
-def compile_only_mesh(gpu: Gpu, size: int) -> Mesh:
+def compile_only_mesh(gpu: Gpu, *, tensor: int, expert: int = 1) -> Mesh:
     """A mesh of GPUs that exist only for the compiler."""
     if gpu.compute_capability != (9, 0):
         _tell_mosaic(gpu.compute_capability)
     topology = topologies.get_topology_desc(
-        platform="cuda", target_config=target_config(gpu), topology=f"1x1x{size}"
+        platform="cuda", target_config=target_config(gpu), topology=f"1x1x{tensor * expert}"
     )
-    return make_mesh(topology.devices, tensor=size)
+    return make_mesh(topology.devices, tensor=tensor, expert=expert)
 
 
 def _limits(request: CompileRequest) -> RowLimits:

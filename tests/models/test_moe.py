@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -98,6 +99,45 @@ def test_mixture_is_the_weighted_sum_of_its_experts(has_shared: bool, has_biases
     layer = dense.layers(config, range(1), jnp.int32(9), unrolled=True)(0)
     found = mixture(config, layer, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_unchosen_experts_make_of_a_token_doesnt_count_even_if_infinite() -> None:
+    config, arrays = tiny(PLAIN)
+    x = jnp.asarray(np.random.default_rng(4).normal(size=(9, 8)), jnp.float32)
+    logits = np.asarray(x) @ arrays["layers.0.router"]
+    unused = [expert for expert in range(4) if expert not in np.argsort(-logits[0])[:2]]
+    sick = dict(arrays)
+    sick["layers.0.expert_up"] = arrays["layers.0.expert_up"].copy()
+    sick["layers.0.expert_up"][unused] = np.inf
+    found = [
+        mixture(
+            config, DenseWeights(named).layers(config, range(1), jnp.int32(9), unrolled=True)(0), x
+        )
+        for named in (
+            {name: jnp.asarray(array, jnp.float32) for name, array in weights.items()}
+            for weights in (arrays, sick)
+        )
+    ]
+    assert not np.isfinite(found[1]).all()  # other tokens chose them
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+
+
+def test_each_expert_is_computed_once_for_a_token_however_many_it_chooses() -> None:
+    config, arrays = tiny(PLAIN)
+    weights = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
+
+    def run(x: jnp.ndarray) -> jnp.ndarray:
+        dense = DenseWeights(weights)
+        return mixture(config, dense.layers(config, range(1), jnp.int32(9), unrolled=True)(0), x)
+
+    def products(tokens: int) -> float:
+        cost = jax.jit(run).lower(jnp.zeros((tokens, 8), jnp.float32)).cost_analysis()
+        assert cost is not None
+        return cost["flops"]
+
+    of_experts = 2 * 3 * 4 * 8 * 6  # three products, four experts, E x F
+    of_a_token = (products(128) - products(64)) / 64
+    assert of_experts < of_a_token < 1.6 * of_experts
 
 
 def test_a_clamped_gate_is_clamped() -> None:

@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 from fastgen_jax import SamplingParams
 from fastgen_jax.batching import StepResults, StepShape
 from fastgen_jax.batching.inputs import ROW_FLAG_SAMPLES
-from fastgen_jax.models.config import llama_config
+from fastgen_jax.models.config import ModelConfig, llama_config
+from fastgen_jax.models.families.parts import all_sparse, mixture_of
 from fastgen_jax.models.tensors import tensor_shapes
 from fastgen_jax.parallel.mesh import make_mesh
 from fastgen_jax.parallel.sharding import sharding
@@ -44,6 +45,12 @@ MODEL = llama_config(
     rope_theta=1e4,
     tie_word_embeddings=False,
 )
+NUM_EXPERTS = 4
+SPARSE = all_sparse(replace(MODEL, moe=mixture_of(NUM_EXPERTS, 2, 32)))
+SHARING = replace(
+    SPARSE,
+    moe=replace(mixture_of(NUM_EXPERTS, 2, 32), shared_intermediate_size=48, has_shared_gate=True),
+)
 MAX_LOGPROBS = 3
 LIMITS = RowLimits(
     max_num_seqs=4, max_model_len=64, vocab_size=MODEL.vocab_size, max_logprobs=MAX_LOGPROBS
@@ -64,13 +71,13 @@ PLANS = (
 )
 
 
-def spec_of(*, unroll_layers: bool) -> StepSpec:
+def spec_of(model: ModelConfig = MODEL, *, unroll_layers: bool) -> StepSpec:
     return StepSpec(
         shape=SHAPE,
         max_blocks_per_seq=BLOCKS_PER_SEQ,
         max_logprobs=MAX_LOGPROBS,
         cache=cache_spec(
-            MODEL,
+            model,
             num_blocks=1 + len(PROMPT_LENGTHS) * BLOCKS_PER_SEQ,
             block_size=BLOCK_SIZE,
             dtype="float32",
@@ -191,6 +198,7 @@ def facts(program: jax.stages.Compiled, step: AbstractStep) -> dict[str, object]
     assert memory is not None
     return {
         "collectives": collectives(text),
+        "devices": len(pool.sharding.device_set),
         "pool_copies": num_copies(text, pool),
         "weight_copies": sum(num_copies(text, leaf) for leaf in matrices(step)),
         "aliased_bytes": memory.alias_size_in_bytes,
@@ -218,13 +226,15 @@ def local_bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 
 def collectives(text: str) -> list[list[str]]:
-    """[operation, result shape] of every collective in an HLO text; tuples by their first part."""
+    """[operation, result shape] of every collective in an HLO text; a tuple's shapes with "+"."""
     found = re.findall(
-        r"= \(*(\w+\[[\d,]*\]).* "
+        r"= (.*?) "
         r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(",
         text,
     )
-    return sorted([operation, shape] for shape, operation in found)
+    return sorted(
+        [operation, "+".join(re.findall(r"\w+\[[\d,]*\]", shapes))] for shapes, operation in found
+    )
 
 
 def spoilt_collectives(mesh: Mesh) -> list[list[str]]:
@@ -242,6 +252,14 @@ def spoilt_collectives(mesh: Mesh) -> list[list[str]]:
     return collectives(text)
 
 
+def sparse_facts(model: ModelConfig, tensor: int, expert: int) -> dict[str, object]:
+    """Facts of a mixture's step; its tokens are looked at in ``engines_on_eight_devices.py``."""
+    mesh = make_mesh(jax.devices()[: tensor * expert], tensor=tensor, expert=expert)
+    spec = spec_of(model, unroll_layers=True)
+    step = abstract_step(model, spec, LIMITS, dtype="float32", mesh=mesh)
+    return facts(compiled(step), step)
+
+
 def main() -> None:
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -254,7 +272,16 @@ def main() -> None:
         }
         cases["looped 2"] = pool.submit(prepare, meshes[2], unroll_layers=False)
         spoilt = pool.submit(spoilt_collectives, meshes[8])
+        sparse = {
+            name: pool.submit(sparse_facts, model, tensor, expert)
+            for name, model, tensor, expert in (
+                ("sparse 2 x 2", SPARSE, 2, 2),
+                ("sparse 1 x 4", SPARSE, 1, 4),
+                ("sharing 2 x 2", SHARING, 2, 2),
+            )
+        }
     found: dict[str, Any] = {name: run(case.result()) for name, case in cases.items()}
+    found |= {name: facts.result() for name, facts in sparse.items()}
     json.dump({**found, "spoilt": spoilt.result()}, sys.stdout)
 
 

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("on_eight_devices.py")
 SHARDED = ["2", "4", "8", "looped 2"]
+SPARSE = ["sparse 2 x 2", "sparse 1 x 4", "sharing 2 x 2"]  # tensor x expert
 LAYERS, TOKENS, ROWS, EMBED, VOCAB = 2, 16, 3, 64, 1000
 # Sums over devices add the same float32 products in another order.
 TOLERANCE = 1e-4
@@ -72,7 +73,7 @@ def test_nothing_else_is_exchanged_but_logits_and_tokens(found: dict[str, Any], 
     """One all-to-all of logits; of whole logits, only a device's share of rows for logprobs."""
     devices = int(case.split()[-1])
     share = -(-ROWS // devices)
-    assert collectives(found, case, "all-to-all") == [f"f32[{share},{VOCAB // devices}]"]
+    assert collectives(found, case, "all-to-all") == [exchanged_logits(share, devices)]
     assert collectives(found, case, "all-gather") == [
         f"f32[{share},{VOCAB}]",
         f"s32[{share * devices}]",
@@ -81,7 +82,7 @@ def test_nothing_else_is_exchanged_but_logits_and_tokens(found: dict[str, Any], 
     assert kinds == {"all-reduce", "all-to-all", "all-gather"}
 
 
-@pytest.mark.parametrize("case", ["1", *SHARDED])
+@pytest.mark.parametrize("case", ["1", *SHARDED, *SPARSE])
 def test_pages_and_rows_are_updated_in_place(found: dict[str, Any], case: str) -> None:
     assert found[case]["aliased_bytes"] == found[case]["donated_bytes"] > 0
     assert found[case]["pool_copies"] == 0
@@ -97,6 +98,28 @@ def test_each_device_holds_its_share_of_the_pages(found: dict[str, Any]) -> None
     assert donated["8"] == pages // 8 + rows
 
 
+@pytest.mark.parametrize("case", SPARSE)
+def test_a_mixture_needs_no_more_sums_than_a_dense_layer(found: dict[str, Any], case: str) -> None:
+    """Attention's and the experts'; a shared expert's goes along with theirs."""
+    one = f"f32[{TOKENS},{EMBED}]"
+    of_experts = f"{one}+{one}" if case.startswith("sharing") else one
+    expected = [one] * (LAYERS + 1) + [of_experts] * LAYERS
+    assert collectives(found, case, "all-reduce") == sorted(expected)
+
+
+@pytest.mark.parametrize("case", SPARSE)
+def test_of_a_mixture_nothing_else_is_exchanged_either(found: dict[str, Any], case: str) -> None:
+    """No weights of experts, no whole logits but for log-probabilities."""
+    devices = found[case]["devices"]
+    share = -(-ROWS // devices)
+    others = [entry for entry in found[case]["collectives"] if entry[0] != "all-reduce"]
+    assert others == [
+        ["all-gather", f"f32[{share},{VOCAB}]"],
+        ["all-gather", f"s32[{share * devices}]"],
+        ["all-to-all", exchanged_logits(share, devices)],
+    ]
+
+
 def test_the_count_notices_weights_that_are_split_along_the_wrong_axis(
     found: dict[str, Any],
 ) -> None:
@@ -106,3 +129,8 @@ def test_the_count_notices_weights_that_are_split_along_the_wrong_axis(
 
 def collectives(found: dict[str, Any], case: str, operation: str) -> list[str]:
     return [shape for kind, shape in found[case]["collectives"] if kind == operation]
+
+
+def exchanged_logits(share: int, devices: int) -> str:
+    """What a device gets of the logits: of its rows, a part of the vocabulary from each device."""
+    return "+".join([f"f32[{share},{VOCAB // devices}]"] * devices)

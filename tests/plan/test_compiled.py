@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fastgen_jax.models.families.parts import all_sparse, mixture_of
 from fastgen_jax.models.shapes import SHAPES
 from fastgen_jax.plan import Plan, plan
 from fastgen_jax.plan.deviceless import CompilationError, compile_step
@@ -80,11 +81,28 @@ class TestStep:
             assert kernel.spilled == 0, kernel
 
 
+def test_a_mixture_over_tensor_and_expert_parallel_gpus(compiler: Path) -> None:
+    model = all_sparse(replace(SMALL, moe=mixture_of(8, 2, 1024)))
+    made = plan(model, gpu="h100", tp=2, ep=4, context=512, max_num_seqs=64, token_budget=64)
+    compiled, estimate = made.steps[0].compiled, made.steps[0].estimate
+    found = {name: count for name, count, _ in compiled.collectives}
+    assert found == {"all-reduce": 2 * model.num_layers + 1, "all-to-all": 1, "all-gather": 1}
+    assert (compiled.weight_copies, compiled.kv_copies) == (0, 0)
+    assert (compiled.graphs.num_graphs, compiled.graphs.outside) == (1, ())
+    # Every expert sees every token: 8 experts for 2 that are chosen, and no more than that.
+    of_experts = sum(
+        c.launch.flops * c.launch.count for c in estimate.costs if "expert" in c.launch.name
+    )
+    per_token = 2 * 3 * 8 * 1024 * model.hidden_size * model.num_layers // 8
+    assert of_experts == 64 * per_token
+
+
 def test_a_refused_kernel_is_reported(compiler: Path, tmp_path: Path) -> None:
     request = CompileRequest(
         model=SMALL,
         gpu="a100",
         tensor_parallel_size=1,
+        expert_parallel_size=1,
         dtype="bfloat16",
         num_tokens=8,
         num_rows=8,

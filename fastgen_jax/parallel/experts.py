@@ -18,8 +18,8 @@ from fastgen_jax.parallel.sharding import WEIGHT_AXES, partition_spec
 def over_experts(mesh: Mesh | None) -> OverExperts:
     """How a mixture runs its experts on a mesh: every device those that it has, in one sum.
 
-    A device computes its part of its experts' feed-forwards for every token that goes to them. Its
-    results and the others' are added in one all-reduce over the whole mesh.
+    A device computes its part of its experts' feed-forwards. Its results and the others' are added
+    in one all-reduce over the whole mesh.
     """
     if mesh is None:
         return on_one_device

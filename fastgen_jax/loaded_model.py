@@ -24,6 +24,7 @@ from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
 from fastgen_jax.parallel.division import (
     check_divisible,
+    kv_head_repeats,
     with_repeated_kv_heads,
 )
 from fastgen_jax.parallel.hosts import current_hosts
@@ -300,6 +301,7 @@ def _bring_up(
             in_background=config.compile_in_background,
             progress=progress,
             mesh=mesh,
+            kv_head_repeats=kv_head_repeats(files.config, num_shares(mesh)),
         )
     return runtime, tokenizer
 

@@ -92,6 +92,7 @@ def build_runtime(
     in_background: bool,
     progress: Progress,
     mesh: Mesh | None = None,
+    kv_head_repeats: int = 1,
 ) -> Runtime:
     """An executor with all programs compiled and all memory taken.
 
@@ -99,7 +100,8 @@ def build_runtime(
     own memory analysis: a first compilation uses an estimate, which stands unless the analysis
     shows that it doesn't fit. ``in_background`` compiles one step shape now and leaves the others
     to ``Runtime.compile_rest``, unless all are on disk; the estimate then stands for those. On a
-    ``mesh`` the model has a kv head at least for every device, and memory is that of one device.
+    ``mesh`` the model has a kv head at least for every device, ``kv_head_repeats`` of which are the
+    same, and memory is that of one device.
 
     Raises:
         ConfigError: the memory doesn't hold one request of the longest length.
@@ -173,6 +175,7 @@ def build_runtime(
         # Zeroing the pool takes seconds on a CPU; started here, it runs beside the loading.
         pages, rows = programs[ALLOCATE]()
         leaves, load_seconds = loading.result()
+    plan = replace(plan, kv_head_repeats=kv_head_repeats)
     executor = Executor(
         leaves=leaves,
         pages=pages,

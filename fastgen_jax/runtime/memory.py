@@ -26,6 +26,7 @@ class MemoryPlan:
         num_blocks: blocks, the null block included.
         block_size: tokens of a block.
         num_devices: devices that share the model; all sizes are those of one.
+        kv_head_repeats: devices that have the same kv head, and its part of the cache.
     """
 
     available: int
@@ -36,6 +37,7 @@ class MemoryPlan:
     num_blocks: int
     block_size: int
     num_devices: int = 1
+    kv_head_repeats: int = 1
 
     @property
     def total(self) -> int:
@@ -51,6 +53,8 @@ class MemoryPlan:
         """A table in MiB."""
         tokens = (self.num_blocks - 1) * self.block_size
         note = f"{self.num_blocks} blocks of {self.block_size} tokens: {tokens:,} tokens"
+        if self.kv_head_repeats > 1:
+            note += f"; each kv head is on {self.kv_head_repeats} devices"
         lines = [
             ("weights", self.weights, ""),
             ("row state", self.row_state, ""),

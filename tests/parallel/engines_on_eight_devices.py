@@ -79,7 +79,10 @@ def tokens(model: Path, cache: str, tensor: int, expert: int) -> list[list[int]]
         expert_parallel_size=expert,
     ) as llm:
         devices = tensor * expert
-        assert (f"of each of {devices} devices" in str(llm.startup.memory_plan)) == (devices > 1)
+        plan = str(llm.startup.memory_plan)
+        assert (f"of each of {devices} devices" in plan) == (devices > 1)
+        repeats = devices // llm.model_config.num_kv_heads
+        assert (f"each kv head is on {repeats} devices" in plan) == (repeats > 1)
         outputs = llm.generate(prompts * 2, [greedy] * 3 + [drawn] * 3)
     return [list(output.outputs[0].token_ids) for output in outputs]
 

@@ -96,6 +96,7 @@ def load_model(
         ConfigError: the model isn't found, or a setting doesn't fit it.
         CheckpointError: its files are damaged or incomplete.
         UnsupportedModelError: it needs mathematics that isn't implemented.
+        HostLostError: one of several hosts doesn't come.
     """
     start = time.perf_counter()
     policy = get_policy(config.policy)
@@ -114,7 +115,12 @@ def load_model(
         leader = None
         if hosts.count > 1:
             leader = lead_others(parts.facts, hosts, timeout=config.host_timeout_seconds)
-        runtime, tokenizer = _bring_up(files, config, parts)
+        try:
+            runtime, tokenizer = _bring_up(files, config, parts)
+        except BaseException:
+            if leader is not None:
+                leader.close()
+            raise
     executor = runtime.executor
     if leader is not None:
         executor = LeadingExecutor(executor, leader)

@@ -91,8 +91,9 @@ class _Line:
 class Leader:
     """The leading host's end: commands to all others, and a watch over them."""
 
-    def __init__(self, lines: list[_Line]) -> None:
+    def __init__(self, lines: list[_Line], timeout: float) -> None:
         self._lines = lines
+        self._timeout = timeout
         self._ended = threading.Event()
         self._lost: HostLostError | None = None
         self._lost_event = threading.Event()
@@ -117,15 +118,19 @@ class Leader:
         self.check()
 
     def close(self) -> None:
-        """Tell the others that it is over, and wait until they have left; twice is harmless."""
+        """Tell the others that it is over, and wait until they have left; twice is harmless.
+
+        It waits no longer than the timeout: one that still lives, but can't leave, is left behind.
+        """
         if self._ended.is_set():
             return
         self._ended.set()
         for line in self._lines:
             with suppress(HostLostError):
                 line.send(_CLOSE)
+        deadline = time.monotonic() + self._timeout
         for line, watcher in zip(self._lines, self._watchers, strict=True):
-            watcher.join()  # which ends when the other end hangs up, or after the timeout
+            watcher.join(max(0.0, deadline - time.monotonic()))  # ends when the other hangs up
             line.close()
 
     def _watch(self, line: _Line) -> None:
@@ -202,7 +207,7 @@ def lead(
         for line in lines:
             line.send(_HELLO)
         undo.pop_all()
-    return Leader(lines)
+    return Leader(lines, timeout)
 
 
 def follow(address: str, index: int, facts: Mapping[str, str], *, timeout: float) -> Follower:

@@ -98,6 +98,13 @@ def test_a_follower_notices_silence(hosts: Hosts, monkeypatch: pytest.MonkeyPatc
     listener.close()
 
 
+def test_closing_does_not_wait_for_ever_for_a_host_that_stays(hosts: Hosts) -> None:
+    """It gives signs of life, but never leaves."""
+    start = time.monotonic()
+    hosts.leader.close()
+    assert TIMEOUT <= time.monotonic() - start < 3 * TIMEOUT
+
+
 def test_hosts_that_differ_are_told_on_both_sides() -> None:
     listener = listen()
     address = f"127.0.0.1:{listener.getsockname()[1]}"

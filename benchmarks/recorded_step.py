@@ -11,6 +11,7 @@ from benchmarks.workload import Workload
 from fastgen_jax.batching import StepPacker, StepResults, StepShape
 from fastgen_jax.batching.inputs import InputLayout, ResultLayout
 from fastgen_jax.engine import Engine
+from fastgen_jax.observe.observer import PlanWatcher
 from fastgen_jax.sampling import RowLimits
 from fastgen_jax.sampling_params import SamplingParams
 from fastgen_jax.scheduling.plan import StepPlan
@@ -87,7 +88,7 @@ def record_steps(
             shapes, max_num_seqs=limits.max_num_seqs, max_blocks_per_seq=max_blocks_per_seq
         ),
         limits=limits,
-        on_plan=plans.append,
+        observers=[PlanWatcher(plans.append)],
     )
     for request in workload.requests:
         params = SamplingParams(temperature=0.0, max_tokens=request.max_tokens, ignore_eos=True)

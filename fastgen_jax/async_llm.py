@@ -16,6 +16,7 @@ from fastgen_jax.errors import EngineClosedError
 from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.llm import LLM, Message, Prompt, request_output
 from fastgen_jax.metrics import EngineMetrics
+from fastgen_jax.observe.observer import Observer
 from fastgen_jax.outputs import Delta, RequestOutput
 from fastgen_jax.sampling_params import SamplingParams
 
@@ -32,9 +33,15 @@ class AsyncLLM:
     """
 
     def __init__(
-        self, model: str | Path, *, config: EngineConfig | None = None, **settings: object
+        self,
+        model: str | Path,
+        *,
+        config: EngineConfig | None = None,
+        observers: Sequence[Observer] = (),
+        **settings: object,
     ) -> None:
-        self._llm = LLM(model, config=config, **settings)
+        """``observers`` are told of every plan, result and end, on the engine's thread."""
+        self._llm = LLM(model, config=config, observers=observers, **settings)
         self._thread = EngineThread(self._llm.engine)
 
     @property

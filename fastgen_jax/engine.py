@@ -17,6 +17,7 @@ from fastgen_jax.errors import EngineClosedError, InvalidRequestError
 from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.live_completions import LiveCompletions
 from fastgen_jax.metrics import EngineMetrics, StepCounters
+from fastgen_jax.observe.observer import Observer
 from fastgen_jax.prompt_tokens import plain_token_ids
 from fastgen_jax.request import FinishReason, Request, RequestState
 from fastgen_jax.sampling.packing import pack_row
@@ -55,7 +56,7 @@ class Engine:
         eos_token_ids: Sequence[int] = (),
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
-        on_plan: Callable[[StepPlan], None] | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.scheduler = scheduler
         self.counters = StepCounters()
@@ -68,7 +69,8 @@ class Engine:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._seed = seed
         self._clock = clock
-        self._on_plan = on_plan
+        self._observers = tuple(observers)
+        self._new_shapes: list[StepShape] = []  # of other threads, until the next step
         self._live = LiveCompletions(
             max_num_seqs=limits.max_num_seqs,
             vocab_size=limits.vocab_size,
@@ -79,6 +81,8 @@ class Engine:
         self._is_waiting = False
         self._num_requests = 0
         self._failure: BaseException | None = None
+        for observer in self._observers:
+            observer.shapes_changed(packer.shapes)
 
     @property
     def has_work(self) -> bool:
@@ -89,11 +93,13 @@ class Engine:
         """Run steps of these shapes only, from now on; not while another thread steps."""
         self._packer.use_shapes(shapes)
         self.scheduler.use_step_sizes(tuple(shape.num_tokens for shape in self._packer.shapes))
+        for observer in self._observers:
+            observer.shapes_changed(self._packer.shapes)
 
     def add_shape(self, shape: StepShape) -> None:
-        """Run steps of this shape too; from any thread, since a plan made before still fits."""
+        """Run steps of this shape too, from the next step on; from any thread."""
         with self._shapes_lock:
-            self.use_shapes((*self._packer.shapes, shape))
+            self._new_shapes.append(shape)
 
     def after_first_token(self, work: Callable[[], None]) -> None:
         """Call ``work`` once, after the first token: what nobody waiting for it should pay."""
@@ -161,6 +167,10 @@ class Engine:
             if bad_word_ids:
                 self._bad_word_ids[request] = bad_word_ids
             completions.append(completion)
+        if self._observers:
+            requests = tuple(completion.request for completion in completions)
+            for observer in self._observers:
+                observer.submitted(requests)
         return completions
 
     def step(self) -> list[Completion]:
@@ -171,6 +181,8 @@ class Engine:
         """
         self._check_alive()
         try:
+            if self._new_shapes:
+                self._take_new_shapes()
             is_launched = self._launch(self.scheduler.schedule())
             touched: list[Completion] = []
             # More than one is left only by an interrupt that came while a result was awaited.
@@ -219,8 +231,8 @@ class Engine:
 
     def _launch(self, plan: StepPlan) -> bool:
         """True when the plan had something to run."""
-        if self._on_plan is not None:
-            self._on_plan(plan)
+        for observer in self._observers:
+            observer.planned(plan)
         if plan.is_empty:
             return False
         for request in plan.admitted:
@@ -233,7 +245,14 @@ class Engine:
         pending = self._executor.launch(shape, self._packer.pack(plan, shape))
         self.counters.count_step(plan, shape)
         self._in_flight.append(_StepInFlight(plan, self._live.watched(plan), pending))
+        for observer in self._observers:
+            observer.launched(plan, shape)
         return True
+
+    def _take_new_shapes(self) -> None:
+        with self._shapes_lock:
+            shapes, self._new_shapes = self._new_shapes, []
+        self.use_shapes((*self._packer.shapes, *shapes))
 
     def _wait(self, step: _StepInFlight) -> StepResults:
         self._is_waiting = True
@@ -248,6 +267,8 @@ class Engine:
         """
         rows = launched.plan.rows
         now = self._clock()
+        for observer in self._observers:
+            observer.read(launched.plan, step, results.token_ids, now)
         drawn = results.field("token_ids")[: len(rows)]
         closely = np.flatnonzero(launched.watched[step] | self._live.may_stop(drawn)).tolist()
         completions = list(self._live.of(rows.requests))  # None: ended while this was in flight
@@ -295,6 +316,8 @@ class Engine:
         completion.finished_time = self._clock() if now is None else now
         self._bad_word_ids.pop(request, None)
         self.counters.count_end(completion)
+        for observer in self._observers:
+            observer.ended(request, completion.finished_time)
 
     def _fail_all(self, error: BaseException) -> None:
         self._failure = error

@@ -19,6 +19,7 @@ from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.loaded_model import StartupReport, lend_devices, load_model
 from fastgen_jax.metrics import EngineMetrics
 from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.observe.observer import Observer
 from fastgen_jax.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from fastgen_jax.request import FinishReason
 from fastgen_jax.runtime.compile import CompileReport
@@ -42,10 +43,16 @@ class LLM:
     """
 
     def __init__(
-        self, model: str | Path, *, config: EngineConfig | None = None, **settings: object
+        self,
+        model: str | Path,
+        *,
+        config: EngineConfig | None = None,
+        observers: Sequence[Observer] = (),
+        **settings: object,
     ) -> None:
+        """``observers`` are told of every plan, result and end while the engine runs."""
         self._config = _engine_config(config, settings)
-        self._loaded = load_model(model, self._config)
+        self._loaded = load_model(model, self._config, observers=observers)
         self._engine = self._loaded.engine
 
     @property

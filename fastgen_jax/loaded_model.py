@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from fastgen_jax.errors import ConfigError
 from fastgen_jax.model_files import ModelFiles, open_model, open_tokenizer, weight_source
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
+from fastgen_jax.observe.observer import Observer
 from fastgen_jax.parallel.division import (
     check_divisible,
     kv_head_repeats,
@@ -41,7 +42,6 @@ from fastgen_jax.runtime.weights import (
     num_bytes,
 )
 from fastgen_jax.sampling import RowLimits
-from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.policy import get_policy
 from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
 from fastgen_jax.text import Tokenizer
@@ -88,7 +88,7 @@ def load_model(
     model: str | Path,
     config: EngineConfig,
     *,
-    on_plan: Callable[[StepPlan], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> LoadedModel:
     """The model with all programs compiled, weights loaded and memory taken.
 
@@ -146,7 +146,7 @@ def load_model(
         tokenizer=tokenizer,
         eos_token_ids=sorted(eos_token_ids),
         seed=config.seed,
-        on_plan=on_plan,
+        observers=observers,
     )
     if runtime.ready_shapes != runtime.executor.shapes:
         engine.use_shapes(runtime.ready_shapes)

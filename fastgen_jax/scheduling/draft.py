@@ -144,6 +144,7 @@ class PlanDraft:
         self,
         *,
         step_index: int,
+        time: float,
         table_changes: tuple[tuple[Request, int], ...],
         num_waiting: int,
         num_free_blocks: int,
@@ -157,6 +158,7 @@ class PlanDraft:
             rows = decodes.followed_by(PlannedRows.of(others)) if others else decodes
         return StepPlan(
             step_index=step_index,
+            time=time,
             rows=rows,
             chain_length=self.chain_length,
             num_settled=len(rows) - len(others),

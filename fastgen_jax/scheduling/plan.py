@@ -123,6 +123,7 @@ class StepPlan:
 
     Attributes:
         step_index: counts plans from 0.
+        time: when it was made, in seconds on the scheduler's clock: all that a policy saw of it.
         rows: what runs; rows with one token come before rows with several.
         chain_length: steps that the launch runs.
         num_settled: how many rows, from the first, belong to requests that decoded before.
@@ -140,6 +141,7 @@ class StepPlan:
     """
 
     step_index: int
+    time: float
     rows: PlannedRows
     chain_length: int
     num_settled: int

@@ -123,6 +123,7 @@ class Scheduler:
 
         Empty when nothing can run before results are read, or nothing is left.
         """
+        self._view.begin()
         rules = self._guard.compose(self._view)
         draft = self._fill(rules)
         is_stuck = draft.is_empty and not draft.preempted and not self._running.draining
@@ -134,6 +135,7 @@ class Scheduler:
         self._num_steps += 1
         plan = draft.build(
             step_index=self._num_steps - 1,
+            time=self._view.now,
             # An empty plan never reaches the device, so its changes wait for the next.
             table_changes=() if draft.is_empty else self._tables.take_changes(),
             num_waiting=len(self._waiting),

@@ -13,7 +13,7 @@ from fastgen_jax.scheduling.waiting import WaitingQueue
 class SchedulerView:
     """A ``StepView`` that reads through to the scheduler's own sets."""
 
-    __slots__ = ("_clock", "_running", "_waiting", "last_num_tokens", "token_budget")
+    __slots__ = ("_clock", "_running", "_waiting", "last_num_tokens", "now", "token_budget")
 
     def __init__(
         self,
@@ -25,18 +25,18 @@ class SchedulerView:
     ) -> None:
         self.token_budget = token_budget
         self.last_num_tokens = 0
+        self.now = 0.0
         self._running = running
         self._waiting = waiting
         self._clock = clock
 
+    def begin(self) -> None:
+        """Stop the clock for one plan, so that its reading is all that can differ."""
+        self.now = self._clock()
+
     def made(self, plan: StepPlan) -> None:
         """Remember the size of the plan that was just made."""
         self.last_num_tokens = plan.num_tokens if plan.chain_length == 1 else 0
-
-    @property
-    def now(self) -> float:
-        """Seconds on the clock of ``RequestView.arrival_time``."""
-        return self._clock()
 
     @property
     def num_waiting(self) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fastgen_jax.bench.records import RequestRecord
 from fastgen_jax.errors import ConfigError, InvalidRequestError
+from fastgen_jax.observe.observer import Observer
 from fastgen_jax.request import FinishReason, Request
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.policy import Policy
@@ -43,8 +44,7 @@ class Simulator:
         policy: str | Callable[[], Policy] = "fcfs",
         launches_in_flight: int = 2,
         host_seconds: float = 0.0,
-        on_plan: Callable[[StepPlan], None] | None = None,
-        clock: VirtualClock | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         """A simulator of this engine.
 
@@ -55,8 +55,7 @@ class Simulator:
             launches_in_flight: 2 as in the engine, which plans a step while the one before runs; 1
                 for an engine that waits for a step before it plans the next.
             host_seconds: from one plan to its launch; hidden behind a step that still runs.
-            on_plan: is shown every plan.
-            clock: what runs go by, for somebody else to look at; set to 0 by each.
+            observers: are told of everything but shapes, of which a simulation has none.
         """
         if launches_in_flight not in (1, 2):
             raise ConfigError(
@@ -67,14 +66,12 @@ class Simulator:
         self._policy = policy
         self._most_in_flight = launches_in_flight
         self._host_seconds = host_seconds
-        self._on_plan = on_plan
-        self._clock = clock or VirtualClock()
+        self._observers = tuple(observers)
 
     def run(self, workload: Workload) -> SimulationResult:
         """The run from the first arrival till nobody comes and nothing is left."""
         policy = self._policy if isinstance(self._policy, str) else self._policy()
-        clock = self._clock
-        clock.now = 0.0
+        clock = VirtualClock()
         run = _Run(
             scheduler=Scheduler(self.config, policy, clock=clock),
             clock=clock,
@@ -82,7 +79,7 @@ class Simulator:
             cost=self._cost,
             most_in_flight=self._most_in_flight,
             host_seconds=self._host_seconds,
-            on_plan=self._on_plan,
+            observers=self._observers,
         )
         return run.to_the_end()
 
@@ -99,7 +96,7 @@ class _Run:
         cost: CostModel,
         most_in_flight: int,
         host_seconds: float,
-        on_plan: Callable[[StepPlan], None] | None,
+        observers: Sequence[Observer],
     ) -> None:
         self.scheduler = scheduler
         self.clock = clock
@@ -107,7 +104,7 @@ class _Run:
         self.cost = cost
         self.most_in_flight = most_in_flight
         self.host_seconds = host_seconds
-        self.on_plan = on_plan
+        self.observers = observers
         self.live: dict[Request, LiveRequest] = {}
         self.in_flight: deque[_Launched] = deque()
         self.device_free = 0.0
@@ -148,11 +145,13 @@ class _Run:
             # The model's length or the pool may end it earlier than its own tokens.
             live.num_left = min(arrival.num_output_tokens, live.request.max_output_tokens)
             self.live[live.request] = live
+            for observer in self.observers:
+                observer.submitted((live.request,))
 
     def _step(self) -> None:
         plan = self.scheduler.schedule()
-        if self.on_plan is not None:
-            self.on_plan(plan)
+        for observer in self.observers:
+            observer.planned(plan)
         is_launched = not plan.is_empty
         if is_launched:
             self._launch(plan)
@@ -162,7 +161,9 @@ class _Run:
         while len(self.in_flight) > room:
             launched = self.in_flight.popleft()
             self.clock.advance_to(launched.ends[-1])
-            for end in launched.ends:
+            for step, end in enumerate(launched.ends):
+                if self.observers:
+                    self._show(launched.plan, step, end)
                 self._read(launched.plan, end)
 
     def _launch(self, plan: StepPlan) -> None:
@@ -194,6 +195,12 @@ class _Run:
             )
         )
 
+    def _show(self, plan: StepPlan, step: int, now: float) -> None:
+        rows = map(self.live.get, plan.rows.requests)
+        token_ids = [-1 if live is None else live.token_id for live in rows]
+        for observer in self.observers:
+            observer.read(plan, step, token_ids, now)
+
     def _read(self, plan: StepPlan, now: float) -> None:
         """Give every sampling row its token, unless its request has ended meanwhile."""
         caches = self.scheduler.pool.caches_prefixes
@@ -220,4 +227,6 @@ class _Run:
         self.scheduler.finish(request, FinishReason.LENGTH)
         del self.live[request]
         self.records.append(live.record())
+        for observer in self.observers:
+            observer.ended(request, now)
         self.inbox.ended(live.arrival, request.token_ids, now)

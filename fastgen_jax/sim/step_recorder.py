@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
+from fastgen_jax.observe.observer import Observer
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.sim.costs.fitted import RecordedStep
 from fastgen_jax.sim.load import StepLoad
 
 
-class StepRecorder:
+class StepRecorder(Observer):
     """Shown every plan of an engine with two launches in flight, it knows how long steps took.
 
     When a plan is made, the launch before the last has just been read, and the plan before was made
     when it began; so the time between is that launch's. Chains, and steps beside an empty plan, are
-    left out. Pass it as ``on_plan`` of ``load_model`` or ``fake_engine``.
+    left out. Pass it to ``LLM`` or ``fake_engine`` in ``observers``.
 
     Attributes:
         steps: what was recorded, in order.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self) -> None:
         self.steps: list[RecordedStep] = []
-        self._clock = clock
         self._loads: list[StepLoad | None] = [None, None]  # of the last two plans
         self._before: float | None = None
 
-    def __call__(self, plan: StepPlan) -> None:
+    def planned(self, plan: StepPlan) -> None:
         """Another plan was made."""
-        now = self._clock()
+        now = plan.time
         load = StepLoad.of(plan) if not plan.is_empty and plan.chain_length == 1 else None
         older, newer = self._loads
         # After an empty plan nobody may have stepped the engine for a while.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from fastgen_jax.batching import StepPacker, StepShape
 from fastgen_jax.engine import Engine
 from fastgen_jax.kv.layout import blocks_for
+from fastgen_jax.observe.observer import Observer, PlanWatcher
 from fastgen_jax.sampling.row_limits import RowLimits
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.policy import Policy
@@ -57,6 +58,7 @@ def fake_engine(
     check: bool = True,
     clock: Callable[[], float] = time.monotonic,
     on_plan: Callable[[StepPlan], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> FakeEngine:
     """An engine of small sizes whose executor checks every step.
 
@@ -108,7 +110,7 @@ def fake_engine(
         eos_token_ids=eos_token_ids,
         seed=seed,
         clock=clock,
-        on_plan=on_plan,
+        observers=observers if on_plan is None else (PlanWatcher(on_plan), *observers),
     )
     engine.executor = executor
     return engine

@@ -125,6 +125,7 @@ def plan_of(
     planned = tuple(PlannedRow(*row) for row in rows)
     return StepPlan(
         step_index=0,
+        time=0.0,
         rows=PlannedRows.of(planned),
         chain_length=1,
         num_settled=0,

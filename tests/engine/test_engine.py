@@ -10,8 +10,10 @@ import pytest
 from fastgen_jax.batching import StepResults, StepShape
 from fastgen_jax.completion import Completion
 from fastgen_jax.errors import EngineClosedError
-from fastgen_jax.request import FinishReason
+from fastgen_jax.observe.observer import Observer
+from fastgen_jax.request import FinishReason, Request
 from fastgen_jax.sampling_params import SamplingParams
+from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.testing import (
     FakeDeviceError,
     FakeEngine,
@@ -83,6 +85,60 @@ def test_every_plan_is_shown_before_it_is_launched() -> None:
     engine.submit(PROMPT, SamplingParams(max_tokens=2))
     engine.run()
     assert seen == [(3, 0), (1, 1), (0, 2)]
+
+
+class Witness(Observer):
+    """Notes every call in words."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def shapes_changed(self, shapes: Sequence[StepShape]) -> None:
+        self.heard.append(f"shapes {[shape.num_tokens for shape in shapes]}")
+
+    def submitted(self, requests: Sequence[Request]) -> None:
+        self.heard.append(f"submitted {[request.request_id for request in requests]}")
+
+    def planned(self, plan: StepPlan) -> None:
+        self.heard.append(f"planned {plan.num_tokens} at {plan.time}")
+
+    def launched(self, plan: StepPlan, shape: StepShape) -> None:
+        self.heard.append(f"launched {plan.step_index} as {shape.num_tokens}")
+
+    def read(self, plan: StepPlan, step: int, token_ids: Sequence[int], now: float) -> None:
+        tokens = [token_ids[i] for i, samples in enumerate(plan.rows.samples) if samples]
+        self.heard.append(f"read {plan.step_index}.{step}: {tokens}")
+
+    def ended(self, request: Request, now: float) -> None:
+        assert request.finish_reason is not None
+        self.heard.append(f"ended {request.request_id}: {request.finish_reason.value}")
+
+
+def test_an_observer_hears_everything_in_order() -> None:
+    witness = Witness()
+    engine = fake_engine(next_token=lambda history: 7, clock=lambda: 2.5, observers=[witness])
+    engine.submit(PROMPT, SamplingParams(max_tokens=2, n=2))
+    engine.step()
+    (aborted,) = engine.submit(PROMPT, SamplingParams(max_tokens=2))
+    engine.abort(aborted.request)
+    engine.add_shape(StepShape(8, 4))
+    engine.run()
+    assert witness.heard == [
+        "shapes [4, 16]",
+        "submitted ['0-0', '0-1']",
+        "planned 6 at 2.5",
+        "launched 0 as 16",
+        "submitted ['1']",
+        "ended 1: abort",
+        "shapes [4, 8, 16]",
+        "planned 2 at 2.5",
+        "launched 1 as 4",
+        "read 0.0: [7, 7]",
+        "planned 0 at 2.5",
+        "read 1.0: [7, 7]",
+        "ended 0-0: length",
+        "ended 0-1: length",
+    ]
 
 
 def test_a_submission_joins_the_running_ones() -> None:

@@ -35,6 +35,7 @@ def make_live() -> LiveCompletions:
 def plan_of(*rows: PlannedRow, num_settled: int, chain_length: int = 1) -> StepPlan:
     return StepPlan(
         step_index=0,
+        time=0.0,
         rows=PlannedRows.of(rows),
         chain_length=chain_length,
         num_settled=num_settled,

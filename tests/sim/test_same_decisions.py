@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen_jax import SamplingParams
+from fastgen_jax.observe.observer import PlanWatcher
 from fastgen_jax.scheduling.plan import Decision, StepPlan
 from fastgen_jax.scheduling.policy import POLICIES
 from fastgen_jax.scheduling.scheduler import SchedulerConfig
@@ -70,7 +71,10 @@ def simulate(requests: list[Arrival], policy: str, **sizes: Any) -> tuple[list[S
 
     config = SchedulerConfig(max_step_rows=sizes["max_num_seqs"], **sizes)
     simulator = Simulator(
-        config, ConstantCost(), policy=policy, on_plan=lambda plan: plans.append(seen(plan))
+        config,
+        ConstantCost(),
+        policy=policy,
+        observers=[PlanWatcher(lambda plan: plans.append(seen(plan)))],
     )
     result = simulator.run(Watched(requests))
     assert not result.refused

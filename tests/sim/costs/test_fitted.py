@@ -96,9 +96,8 @@ def test_a_recorded_simulation_gives_its_own_cost_back() -> None:
     )
     mix = RequestMix(prompts=UniquePrompts(UniformLengths(20, 200)), outputs=UniformLengths(5, 60))
     workload = OpenLoop(rate=20, num_requests=60, mix=mix)
-    clock = VirtualClock()
-    recorder = StepRecorder(clock)
-    Simulator(config, cost, on_plan=recorder, clock=clock).run(workload)
+    recorder = StepRecorder()
+    Simulator(config, cost, observers=[recorder]).run(workload)
     again = FittedCost.fit(recorder.steps)
     assert len(recorder.steps) > 200
     assert again.median_error < 1e-6
@@ -106,10 +105,12 @@ def test_a_recorded_simulation_gives_its_own_cost_back() -> None:
 
 
 def test_an_engine_can_be_recorded() -> None:
-    ticks = iter(range(1000))
-    recorder = StepRecorder(clock=lambda: float(next(ticks)))
-    engine = fake_engine(on_plan=recorder)
+    clock = VirtualClock()
+    recorder = StepRecorder()
+    engine = fake_engine(clock=clock, observers=[recorder])
     engine.submit([1] * 30, SamplingParams(max_tokens=10))
-    engine.run()
+    while engine.has_work:
+        engine.step()
+        clock.now += 1.0
     assert recorder.steps
     assert all(step.seconds == 1.0 for step in recorder.steps)

@@ -19,6 +19,7 @@ from fastgen_jax.metrics import EngineMetrics
 from fastgen_jax.observe.observer import Observer
 from fastgen_jax.outputs import Delta, RequestOutput
 from fastgen_jax.sampling_params import SamplingParams
+from fastgen_jax.scheduling.policy import Policy
 
 
 class AsyncLLM:
@@ -52,6 +53,12 @@ class AsyncLLM:
     async def metrics(self) -> EngineMetrics:
         """Counts since the engine started."""
         return await asyncio.wrap_future(self._thread.call(self._llm.engine.metrics))
+
+    async def use_policy(self, policy: str | Policy, *, token_budget: int | None = None) -> None:
+        """As ``LLM.use_policy``; no request may be unfinished."""
+        engine = self._llm.engine
+        change = self._thread.call(lambda: engine.use_policy(policy, token_budget=token_budget))
+        await asyncio.wrap_future(change)
 
     async def generate(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastgen_jax.batching import StepPacker, StepResults, StepShape
 from fastgen_jax.completion import Completion
-from fastgen_jax.errors import EngineClosedError, InvalidRequestError
+from fastgen_jax.errors import ConfigError, EngineClosedError, InvalidRequestError
 from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.live_completions import LiveCompletions
 from fastgen_jax.metrics import EngineMetrics, StepCounters
@@ -24,6 +24,7 @@ from fastgen_jax.sampling.packing import pack_row
 from fastgen_jax.sampling.row_limits import RowLimits, check_limits
 from fastgen_jax.sampling_params import MAX_SEED, SamplingParams
 from fastgen_jax.scheduling.plan import StepPlan
+from fastgen_jax.scheduling.policy import Policy
 from fastgen_jax.scheduling.scheduler import Scheduler
 from fastgen_jax.step_executor import PendingStep, StepExecutor
 from fastgen_jax.text import Tokenizer
@@ -92,7 +93,7 @@ class Engine:
     def use_shapes(self, shapes: Sequence[StepShape]) -> None:
         """Run steps of these shapes only, from now on; not while another thread steps."""
         self._packer.use_shapes(shapes)
-        self.scheduler.use_step_sizes(tuple(shape.num_tokens for shape in self._packer.shapes))
+        self.scheduler.use_step_sizes(self._step_sizes(self.scheduler.config.token_budget))
         for observer in self._observers:
             observer.shapes_changed(self._packer.shapes)
 
@@ -100,6 +101,36 @@ class Engine:
         """Run steps of this shape too, from the next step on; from any thread."""
         with self._shapes_lock:
             self._new_shapes.append(shape)
+
+    def use_policy(self, policy: str | Policy, *, token_budget: int | None = None) -> None:
+        """Schedule by another policy from now on, with what is compiled and an empty prefix cache.
+
+        ``token_budget`` bounds a step's tokens; None: as many as the largest compiled step has.
+
+        Raises:
+            ConfigError: a request is unfinished, or no compiled step holds the budget.
+        """
+        self._check_alive()
+        if self.has_work:
+            raise ConfigError(
+                "can't be changed while requests are unfinished",
+                field="policy",
+                value=policy,
+                remedy="wait for them, or abort them",
+            )
+        largest = self._packer.shapes[-1].num_tokens
+        budget = largest if token_budget is None else token_budget
+        if budget > largest:
+            raise ConfigError(
+                f"is more than the {largest} tokens of the largest compiled step",
+                field="token_budget",
+                value=budget,
+                remedy="build the engine with that token_budget, and lower it here",
+            )
+        old = self.scheduler.config
+        sizes = self._step_sizes(budget) if old.step_sizes else ()
+        config = replace(old, token_budget=budget, step_sizes=sizes)
+        self.scheduler = Scheduler(config, policy, clock=self._clock)
 
     def after_first_token(self, work: Callable[[], None]) -> None:
         """Call ``work`` once, after the first token: what nobody waiting for it should pay."""
@@ -228,6 +259,11 @@ class Engine:
         self._in_flight.clear()
         self._executor.close()
         self._failure = self._failure or EngineClosedError("the engine was closed")
+
+    def _step_sizes(self, budget: int) -> tuple[int, ...]:
+        """What plans may fill: the compiled sizes, cut at the budget."""
+        sizes = [shape.num_tokens for shape in self._packer.shapes]
+        return (*(size for size in sizes if size < budget), min(budget, sizes[-1]))
 
     def _launch(self, plan: StepPlan) -> bool:
         """True when the plan had something to run."""

@@ -24,6 +24,7 @@ from fastgen_jax.outputs import CompletionOutput, Delta, RequestMetrics, Request
 from fastgen_jax.request import FinishReason
 from fastgen_jax.runtime.compile import CompileReport
 from fastgen_jax.sampling_params import SamplingParams
+from fastgen_jax.scheduling.policy import Policy
 from fastgen_jax.text import ChatTemplate, Tokenizer
 
 Prompt = str | Sequence[int]
@@ -196,6 +197,16 @@ class LLM:
             targets=targets,
         )
         return self._deltas(completions)
+
+    def use_policy(self, policy: str | Policy, *, token_budget: int | None = None) -> None:
+        """Schedule by another policy from now on, with what is compiled and an empty prefix cache.
+
+        ``token_budget`` bounds a step's tokens; None: as many as the largest compiled step has.
+
+        Raises:
+            ConfigError: a request is unfinished, or no compiled step holds the budget.
+        """
+        self._engine.use_policy(policy, token_budget=token_budget)
 
     def close(self) -> None:
         """Abort what is unfinished and free every device buffer; closing twice is harmless."""

@@ -9,7 +9,7 @@ import pytest
 
 from fastgen_jax.batching import StepResults, StepShape
 from fastgen_jax.completion import Completion
-from fastgen_jax.errors import EngineClosedError
+from fastgen_jax.errors import ConfigError, EngineClosedError
 from fastgen_jax.observe.observer import Observer
 from fastgen_jax.request import FinishReason, Request
 from fastgen_jax.sampling_params import SamplingParams
@@ -420,3 +420,36 @@ def test_a_fresh_engine_has_counted_nothing() -> None:
     metrics = fake_engine().metrics()
     assert metrics.padding_fraction == 0.0
     assert metrics.num_steps == 0
+
+
+def test_another_policy_schedules_with_the_same_programs() -> None:
+    plans: list[StepPlan] = []
+    engine = fake_engine(on_plan=plans.append, token_budget=16, max_model_len=32)
+
+    def run() -> list[int]:
+        plans.clear()
+        for prompt in ([1] * 10, [2] * 10):
+            engine.submit(prompt, SamplingParams(max_tokens=2))
+        engine.run()
+        return [plan.num_tokens for plan in plans if not plan.is_empty]
+
+    assert run() == [16, 5, 1]
+    engine.use_policy("prefill_first")
+    assert run() == [10, 10, 2]
+    engine.use_policy("fcfs", token_budget=6)
+    assert run() == [6, 6, 6, 3, 1]
+    engine.add_shape(StepShape(8, 4))
+    assert max(run()) <= 6  # a budget stays, whatever is compiled later
+
+
+def test_a_policy_is_changed_between_requests_only() -> None:
+    engine = fake_engine(token_budget=16)
+    (completion,) = engine.submit(PROMPT, SamplingParams(max_tokens=2))
+    with pytest.raises(ConfigError, match="unfinished"):
+        engine.use_policy("priority")
+    engine.abort(completion.request)
+    engine.run()
+    with pytest.raises(ConfigError, match="more than the 16 tokens of the largest compiled step"):
+        engine.use_policy("priority", token_budget=17)
+    with pytest.raises(ConfigError, match="policy"):
+        engine.use_policy("best")

@@ -48,9 +48,7 @@ def serve(
 
 
 def _submit(engine: Engine, arrival: Arrival) -> list[Completion]:
-    params = SamplingParams(
-        temperature=0.0, max_tokens=arrival.num_output_tokens, ignore_eos=True
-    )
+    params = SamplingParams(temperature=0.0, max_tokens=arrival.num_output_tokens, ignore_eos=True)
     return engine.submit(
         arrival.prompt_token_ids,
         params,

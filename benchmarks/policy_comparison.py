@@ -156,7 +156,9 @@ class PolicyComparison:
     def settings(self, setups: Sequence[Setup]) -> dict[str, Any]:
         """What was run, for the results file."""
         return {
-            "model": self.model,
+            "model": Path(self.model).name,
+            "dtype": self.dtype,
+            "quick": self.quick,
             "rounds": self.rounds,
             "requests": self.requests,
             "engine": self.engine_settings(setups),

@@ -14,12 +14,15 @@ from typing import Any
 
 import tyro
 
-from benchmarks.report_tables import RENDERERS, Content
+from benchmarks.policy_table import policy_comparison
+from benchmarks.report_tables import RENDERERS as ENGINE_RENDERERS
+from benchmarks.report_tables import Content
 from benchmarks.roofline import roofline
 from benchmarks.targets import targets_table
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
+RENDERERS = {**ENGINE_RENDERERS, "policy_comparison": policy_comparison}
 # Sections whose renderer has another name.
 RENDERER_OF = {
     "offline_throughput_vllm": "offline_throughput",

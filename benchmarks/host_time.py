@@ -110,10 +110,10 @@ class TimedScheduler(Scheduler):
 
     seconds: list[float]
 
-    def schedule(self) -> StepPlan:
+    def schedule(self, *, max_chained_steps: int | None = None) -> StepPlan:
         """The plan, timed."""
         start = time.perf_counter()
-        plan = super().schedule()
+        plan = super().schedule(max_chained_steps=max_chained_steps)
         self.seconds.append(time.perf_counter() - start)
         return plan
 

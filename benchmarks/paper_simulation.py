@@ -105,13 +105,15 @@ def decisions(result: SimulationResult) -> dict[str, float]:
         if not step.num_decode_tokens:
             kind = "prompts_alone"
         seconds[kind] += step.end - step.start
-        num_decodes += step.num_decode_tokens
+        num_decodes += step.chain_length * step.num_decode_tokens
         num_beside_prompts += step.num_decode_tokens if kind == "both" else 0
+    num_steps = sum(step.chain_length for step in result.steps)
+    num_tokens = sum(step.chain_length * step.num_tokens for step in result.steps)
     total = sum(seconds.values())
     return {f"share_of_time_{kind}": spent / total for kind, spent in seconds.items()} | {
         "share_of_decodes_beside_prompts": num_beside_prompts / num_decodes,
-        "num_steps": len(result.steps),
-        "mean_tokens_of_a_step": sum(s.num_tokens for s in result.steps) / len(result.steps),
+        "num_steps": num_steps,
+        "mean_tokens_of_a_step": num_tokens / num_steps,
     }
 
 

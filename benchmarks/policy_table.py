@@ -23,8 +23,8 @@ def policy_comparison(content: Content) -> str:
     settings = content["settings"]
     parts = [
         (
-            f"{settings['rounds']} rounds, {settings['requests']} requests a run and at least 3 for "
-            f"each client, {settings['dtype']}. Medians over the rounds (lowest to highest)."
+            f"{settings['rounds']} rounds, {settings['requests']} requests a run and at least 3 "
+            f"for each client, {settings['dtype']}. Medians over the rounds (lowest to highest)."
         )
     ]
     for setup in settings["setups"]:
@@ -33,8 +33,8 @@ def policy_comparison(content: Content) -> str:
         parts += [
             (
                 f"**{name}**: at least {level['token_rate']:g} tokens per second, the first after "
-                f"prompt/{level['prompt_rate']:g} seconds; {setup['token_budget']} tokens a step for "
-                "policies that cut prompts."
+                f"prompt/{level['prompt_rate']:g} seconds; {setup['token_budget']} tokens a step "
+                "for policies that cut prompts."
             ),
             _curves(runs, settings["policies"]),
             _ratios(content["ratios"][name], settings["policies"]),

@@ -48,9 +48,11 @@ def measure(rate: float, num_requests: int, *, enable_prefix_caching: bool) -> d
         "enable_prefix_caching": enable_prefix_caching,
         "wall_seconds": wall,
         "cpu_seconds": cpu,
-        "num_steps": len(result.steps),
+        "num_steps": sum(step.chain_length for step in result.steps),
+        "num_plans": len(result.steps),
         "num_output_tokens": sum(record.num_output_tokens for record in result.records),
-        "mean_rows": sum(step.num_rows for step in result.steps) / len(result.steps),
+        "mean_rows": sum(record.num_output_tokens for record in result.records)
+        / sum(step.chain_length for step in result.steps),
         "simulated_seconds": result.seconds,
     }
 

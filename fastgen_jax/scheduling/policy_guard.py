@@ -43,6 +43,11 @@ class PolicyGuard:
         """True when the order of waiting requests is a fixed number for each."""
         return self._ranked is not None
 
+    @property
+    def composes_steps(self) -> bool:
+        """True when the policy has rules of its own for each step."""
+        return self._composing is not None
+
     def compose(self, step: StepView) -> StepRules:
         """The policy's rules of a step; SplitFuse's when it has none."""
         if self._composing is None:

@@ -84,6 +84,11 @@ class Scheduler:
         return bool(self._live)
 
     @property
+    def composes_steps(self) -> bool:
+        """True when the policy is asked before each step what it may hold."""
+        return self._guard.composes_steps
+
+    @property
     def num_running(self) -> int:
         """Requests that hold a device row."""
         return len(self._running)
@@ -118,17 +123,20 @@ class Scheduler:
         self._live[request.request_id] = request
         self._waiting.add(request)
 
-    def schedule(self) -> StepPlan:
+    def schedule(self, *, max_chained_steps: int | None = None) -> StepPlan:
         """The next step's plan; the requests' counters already stand where it ends.
 
         Empty when nothing can run before results are read, or nothing is left.
+        ``max_chained_steps`` stands in for the config's, for one who knows that so many steps from
+        now on nobody comes or ends.
         """
         self._view.begin()
         rules = self._guard.compose(self._view)
-        draft = self._fill(rules)
+        longest_chain = self._max_chain_length(max_chained_steps)
+        draft = self._fill(rules, longest_chain)
         is_stuck = draft.is_empty and not draft.preempted and not self._running.draining
         if is_stuck and rules is not SPLITFUSE:
-            draft = self._fill(SPLITFUSE)
+            draft = self._fill(SPLITFUSE, longest_chain)
         for victim, _ in draft.preempted:
             self._waiting.add(victim)
         self._num_preemptions += len(draft.preempted)
@@ -225,7 +233,7 @@ class Scheduler:
             assert is_running or (not request.block_ids and request.row == -1)
         self.pool.check([request.block_ids for request in self._live.values()])
 
-    def _fill(self, rules: StepRules) -> PlanDraft:
+    def _fill(self, rules: StepRules, longest_chain: int) -> PlanDraft:
         """A draft with all that may run; the passes' order is the rules' only say in who does."""
         config = self.config
         draft = PlanDraft(
@@ -235,9 +243,9 @@ class Scheduler:
             draft.wait(request, Reason.IN_FLIGHT)
         if rules.stalls_decodes:
             self._run_prompts(draft)
-            self._decodes.run_unless_stalled(draft, self._max_chain_length())
+            self._decodes.run_unless_stalled(draft, longest_chain)
         else:
-            self._decodes.run(draft, self._max_chain_length())
+            self._decodes.run(draft, longest_chain)
             self._run_prompts(draft)
         return draft
 
@@ -266,7 +274,7 @@ class Scheduler:
             overhead=config.step_overhead,
         )
 
-    def _max_chain_length(self) -> int:
+    def _max_chain_length(self, known: int | None) -> int:
         """More than one step only of decodes, and only while nobody waits for a place in a step.
 
         No row needs the host between two steps: the device knows the tokens, and what is drawn
@@ -275,6 +283,8 @@ class Scheduler:
         num_decodes = len(self._running.decoding)
         if not num_decodes or self._waiting or self._running.prefilling:
             return 1
+        if known is not None:
+            return known
         steps, tokens = self.config.max_chained_steps, self.config.max_chained_tokens
         return steps if tokens is None else max(1, min(steps, tokens // num_decodes))
 

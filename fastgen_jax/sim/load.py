@@ -42,5 +42,6 @@ class StepLoad(NamedTuple):
 
     def later(self, num_steps: int) -> StepLoad:
         """The same decodes so many steps on, in a chain."""
-        more = num_steps * self.num_rows
-        return self._replace(num_keys=self.num_keys + more, num_pairs=self.num_pairs + more)
+        num_tokens, num_rows, num_keys, num_pairs = self
+        more = num_steps * num_rows
+        return StepLoad(num_tokens, num_rows, num_keys + more, num_pairs + more)

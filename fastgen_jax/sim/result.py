@@ -31,7 +31,7 @@ class SimulationResult:
 
     Attributes:
         records: of every request that ended, in order of their ends.
-        steps: every launch in order.
+        steps: every launch in order; one of a chain stands for all its steps.
         refused: arrivals that the scheduler wouldn't take, and why.
         scheduler: the scheduler's counts at the end.
     """

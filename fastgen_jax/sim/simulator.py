@@ -26,6 +26,8 @@ from fastgen_jax.sim.workloads.workload import Workload
 class _Launched(NamedTuple):
     plan: StepPlan
     ends: list[float]  # of each step of the chain
+    first: int = 0  # of its steps
+    is_quiet: bool = False  # nobody ends in it
 
 
 class Simulator:
@@ -45,6 +47,7 @@ class Simulator:
         launches_in_flight: int = 2,
         host_seconds: float = 0.0,
         observers: Sequence[Observer] = (),
+        merge_decodes: bool = True,
     ) -> None:
         """A simulator of this engine.
 
@@ -56,6 +59,10 @@ class Simulator:
                 for an engine that waits for a step before it plans the next.
             host_seconds: from one plan to its launch; hidden behind a step that still runs.
             observers: are told of everything but shapes, of which a simulation has none.
+            merge_decodes: plan steps of the same decodes, during which nobody comes or ends, as
+                one chain, which is many times faster while few requests run. The records are the
+                same, the plans fewer. Only where the policy doesn't compose steps itself, without
+                host_seconds, and with a cost that never falls as contexts grow.
         """
         if launches_in_flight not in (1, 2):
             raise ConfigError(
@@ -67,19 +74,25 @@ class Simulator:
         self._most_in_flight = launches_in_flight
         self._host_seconds = host_seconds
         self._observers = tuple(observers)
+        self._merges_decodes = merge_decodes
 
     def run(self, workload: Workload) -> SimulationResult:
         """The run from the first arrival till nobody comes and nothing is left."""
         policy = self._policy if isinstance(self._policy, str) else self._policy()
         clock = VirtualClock()
+        scheduler = Scheduler(self.config, policy, clock=clock)
+        can_merge = not (
+            scheduler.composes_steps or self._host_seconds or self.config.max_chained_steps > 1
+        )
         run = _Run(
-            scheduler=Scheduler(self.config, policy, clock=clock),
+            scheduler=scheduler,
             clock=clock,
             inbox=Inbox(workload),
             cost=self._cost,
             most_in_flight=self._most_in_flight,
             host_seconds=self._host_seconds,
             observers=self._observers,
+            merges_decodes=self._merges_decodes and can_merge,
         )
         return run.to_the_end()
 
@@ -97,6 +110,7 @@ class _Run:
         most_in_flight: int,
         host_seconds: float,
         observers: Sequence[Observer],
+        merges_decodes: bool,
     ) -> None:
         self.scheduler = scheduler
         self.clock = clock
@@ -105,6 +119,9 @@ class _Run:
         self.most_in_flight = most_in_flight
         self.host_seconds = host_seconds
         self.observers = observers
+        self.merges_decodes = merges_decodes
+        self.last: StepPlan | None = None
+        self.foreseen_rows = 0
         self.live: dict[Request, LiveRequest] = {}
         self.in_flight: deque[_Launched] = deque()
         self.device_free = 0.0
@@ -149,24 +166,62 @@ class _Run:
                 observer.submitted((live.request,))
 
     def _step(self) -> None:
-        plan = self.scheduler.schedule()
+        quiet = self._quiet_steps()
+        plan = self.scheduler.schedule(max_chained_steps=None if quiet is None else len(quiet))
+        self.last = plan
         for observer in self.observers:
             observer.planned(plan)
         is_launched = not plan.is_empty
         if is_launched:
-            self._launch(plan)
+            self._launch(plan, quiet or [])
         elif not self.in_flight:
             raise AssertionError("the scheduler has requests, and nothing runs")
         room = self.most_in_flight - 1 if is_launched else 0
         while len(self.in_flight) > room:
             launched = self.in_flight.popleft()
             self.clock.advance_to(launched.ends[-1])
-            for step, end in enumerate(launched.ends):
+            for step, end in enumerate(launched.ends, start=launched.first):
                 if self.observers:
                     self._show(launched.plan, step, end)
-                self._read(launched.plan, end)
+                if not launched.is_quiet:
+                    self._read(launched.plan, end)
+            if launched.is_quiet:
+                self._read_quiet(launched)
 
-    def _launch(self, plan: StepPlan) -> None:
+    def _quiet_steps(self) -> list[float] | None:
+        """Seconds of the steps from here on that hold what the last one held: nobody comes or ends.
+
+        A request may end with the last of them. None where it isn't known.
+        """
+        last = self.last
+        if not self.merges_decodes or last is None or not last.rows.requests:
+            return None
+        if last.num_settled != len(last.rows):
+            return None
+        coming = self.inbox.next_time
+        load = StepLoad.of(last).later(last.chain_length)
+        self.foreseen_rows = load.num_rows
+        end = max(self.clock.now, self.device_free)
+        seconds = self.cost.seconds(load)
+        if coming is not None and end + 2 * seconds >= coming:
+            return [seconds]
+        in_flight = sum(len(launched.ends) for launched in self.in_flight)
+        left = [live.num_left for live in map(self.live.get, last.rows.requests) if live]
+        most = min(left, default=0) - in_flight
+        if self.scheduler.pool.caches_prefixes:
+            # A block taken early would push cached ones out early.
+            size = self.scheduler.pool.block_size
+            filled = (last.rows.starts + last.chain_length) % size
+            most = min(most, size - int(filled.max()))
+        steps = [seconds]
+        while len(steps) < most and (coming is None or end + seconds < coming):
+            end += seconds
+            load = load.later(1)
+            seconds = self.cost.seconds(load)
+            steps.append(seconds)
+        return steps
+
+    def _launch(self, plan: StepPlan, quiet: list[float]) -> None:
         planned = self.clock.now
         self.clock.advance_to(planned + self.host_seconds)
         start = end = max(self.clock.now, self.device_free)
@@ -176,11 +231,16 @@ class _Run:
                 live.first_scheduled = start
         load = StepLoad.of(plan)
         ends: list[float] = []
-        for step in range(plan.chain_length):
-            end += self.cost.seconds(load.later(step) if step else load)
+        for seconds in self._seconds(load, plan.chain_length, quiet):
+            end += seconds
             ends.append(end)
         self.device_free = end
-        self.in_flight.append(_Launched(plan, ends))
+        if self.merges_decodes and len(ends) > 1:
+            # The next plan is made when all but the last of them have been read.
+            self.in_flight.append(_Launched(plan, ends[:-1], is_quiet=True))
+            self.in_flight.append(_Launched(plan, ends[-1:], first=len(ends) - 1))
+        else:
+            self.in_flight.append(_Launched(plan, ends))
         self.steps.append(
             SimulatedStep(
                 planned=planned,
@@ -194,6 +254,31 @@ class _Run:
                 num_preempted=len(plan.preempted),
             )
         )
+
+    def _seconds(self, load: StepLoad, count: int, quiet: list[float]) -> list[float]:
+        """Of each step of a chain; those foreseen, unless somebody has left since."""
+        if count > 1 and load.num_rows == self.foreseen_rows:
+            return quiet[:count]
+        steps: list[float] = []
+        for _ in range(count):
+            steps.append(self.cost.seconds(load))
+            load = load.later(1)
+        return steps
+
+    def _read_quiet(self, launched: _Launched) -> None:
+        """Give every row its tokens of all these steps at once."""
+        caches = self.scheduler.pool.caches_prefixes
+        count = len(launched.ends)
+        for live in map(self.live.get, launched.plan.rows.requests):
+            if live is None:
+                continue
+            live.times.extend(launched.ends)
+            if caches:
+                for _ in range(count):
+                    self.scheduler.add_token(live.request, live.token_id)
+            else:
+                live.token_ids.extend([live.token_id] * count)
+            live.num_left -= count
 
     def _show(self, plan: StepPlan, step: int, now: float) -> None:
         rows = map(self.live.get, plan.rows.requests)

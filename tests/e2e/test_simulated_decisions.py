@@ -74,7 +74,10 @@ def simulate(config: SchedulerConfig, policy: str) -> tuple[Decisions, list[int]
                 steps.append(len(decisions.seen))
 
     watcher = PlanWatcher(decisions.take)
-    Simulator(config, ConstantCost(), policy=policy, observers=[watcher]).run(Watched(traffic()))
+    simulator = Simulator(
+        config, ConstantCost(), policy=policy, observers=[watcher], merge_decodes=False
+    )
+    simulator.run(Watched(traffic()))
     return decisions, steps
 
 

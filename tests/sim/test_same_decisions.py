@@ -70,11 +70,9 @@ def simulate(requests: list[Arrival], policy: str, **sizes: Any) -> tuple[list[S
                 steps.append(len(plans))
 
     config = SchedulerConfig(max_step_rows=sizes["max_num_seqs"], **sizes)
+    watcher = PlanWatcher(lambda plan: plans.append(seen(plan)))
     simulator = Simulator(
-        config,
-        ConstantCost(),
-        policy=policy,
-        observers=[PlanWatcher(lambda plan: plans.append(seen(plan)))],
+        config, ConstantCost(), policy=policy, observers=[watcher], merge_decodes=False
     )
     result = simulator.run(Watched(requests))
     assert not result.refused

@@ -111,13 +111,15 @@ class Engine:
             ConfigError: a request is unfinished, or no compiled step holds the budget.
         """
         self._check_alive()
-        if self.has_work:
+        if self.scheduler.has_unfinished:
             raise ConfigError(
                 "can't be changed while requests are unfinished",
                 field="policy",
                 value=policy,
                 remedy="wait for them, or abort them",
             )
+        while self._in_flight:  # of requests that have ended
+            self.step()
         largest = self._packer.shapes[-1].num_tokens
         budget = largest if token_budget is None else token_budget
         if budget > largest:

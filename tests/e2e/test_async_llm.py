@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastgen_jax import LLM, AsyncLLM, FinishReason, SamplingParams
-from fastgen_jax.errors import EngineClosedError, InvalidRequestError
+from fastgen_jax.errors import ConfigError, EngineClosedError, InvalidRequestError
 from tests.e2e.conftest import TINY_MODEL, ReferencePrompt
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
@@ -41,6 +41,25 @@ def test_callers_at_once_get_the_tokens_of_transformers(
             assert list(output.outputs[0].token_ids) == prompt.token_ids
             assert output.prompt_token_ids == tuple(prompt.prompt_token_ids)
         assert (await llm.metrics()).scheduler.num_running == 0
+
+    with_llm(test)
+
+
+def test_the_policy_changes_when_nobody_is_served(
+    with_llm: Callable[[Test], None], tiny_prompts: list[ReferencePrompt]
+) -> None:
+    async def test(llm: AsyncLLM) -> None:
+        prompt = tiny_prompts[2]
+        stream = llm.stream([1, 2, 3], ENDLESS)
+        async with aclosing(stream):
+            await anext(stream)
+            with pytest.raises(ConfigError, match="unfinished"):
+                await llm.use_policy("shortest_remaining")
+        await until_idle(llm)
+        await llm.use_policy("shortest_remaining", token_budget=9)
+        output = await llm.generate(prompt.prompt_token_ids, GREEDY)
+        assert list(output.outputs[0].token_ids) == prompt.token_ids
+        assert llm.llm.engine.scheduler.config.token_budget == 9
 
     with_llm(test)
 

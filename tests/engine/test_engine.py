@@ -447,8 +447,10 @@ def test_a_policy_is_changed_between_requests_only() -> None:
     (completion,) = engine.submit(PROMPT, SamplingParams(max_tokens=2))
     with pytest.raises(ConfigError, match="unfinished"):
         engine.use_policy("priority")
-    engine.abort(completion.request)
-    engine.run()
+    engine.step()
+    engine.abort(completion.request)  # its step is still in flight
+    engine.use_policy("priority")
+    assert not engine.has_work
     with pytest.raises(ConfigError, match="more than the 16 tokens of the largest compiled step"):
         engine.use_policy("priority", token_budget=17)
     with pytest.raises(ConfigError, match="policy"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -13,23 +13,21 @@ import numpy as np
 
 from fastgen_jax.batching import StepPacker, StepResults, StepShape
 from fastgen_jax.completion import Completion
-from fastgen_jax.errors import ConfigError, EngineClosedError, InvalidRequestError
+from fastgen_jax.errors import ConfigError, EngineClosedError
+from fastgen_jax.intake import Intake
 from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.live_completions import LiveCompletions
 from fastgen_jax.metrics import EngineMetrics, StepCounters
 from fastgen_jax.observe.observer import Observer
 from fastgen_jax.prompt_tokens import plain_token_ids
 from fastgen_jax.request import FinishReason, Request, RequestState
-from fastgen_jax.sampling.packing import pack_row
-from fastgen_jax.sampling.row_limits import RowLimits, check_limits
-from fastgen_jax.sampling_params import MAX_SEED, SamplingParams
+from fastgen_jax.sampling.row_limits import RowLimits
+from fastgen_jax.sampling_params import SamplingParams
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.policy import Policy
 from fastgen_jax.scheduling.scheduler import Scheduler
 from fastgen_jax.step_executor import PendingStep, StepExecutor
 from fastgen_jax.text import Tokenizer
-
-_SEED_STRIDE = 0x9E3779B97F4A7C15  # odd, so that indices never collide modulo 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +63,7 @@ class Engine:
         self._shapes_lock = threading.Lock()
         self._executor = executor
         self._packer = packer
-        self._limits = limits
-        self._tokenizer = tokenizer
-        self._eos_token_ids = frozenset(eos_token_ids)
-        self._seed = seed
+        self._intake = Intake(limits, tokenizer=tokenizer, eos_token_ids=eos_token_ids, seed=seed)
         self._clock = clock
         self._observers = tuple(observers)
         self._new_shapes: list[StepShape] = []  # of other threads, until the next step
@@ -77,10 +72,8 @@ class Engine:
             vocab_size=limits.vocab_size,
             block_size=scheduler.config.block_size,
         )
-        self._bad_word_ids: dict[Request, list[list[int]]] = {}
         self._in_flight: deque[_StepInFlight] = deque()
         self._is_waiting = False
-        self._num_requests = 0
         self._failure: BaseException | None = None
         for observer in self._observers:
             observer.shapes_changed(packer.shapes)
@@ -150,7 +143,8 @@ class Engine:
         Raises:
             InvalidRequestError: names the field, its value and the remedy.
         """
-        self._admissible(prompt_token_ids, params)
+        self._check_alive()
+        self._intake.check(plain_token_ids(prompt_token_ids), params, self.scheduler)
 
     def submit(
         self,
@@ -168,42 +162,23 @@ class Engine:
         Raises:
             InvalidRequestError: the request can't be served; nothing was queued.
         """
-        token_ids, bad_word_ids = self._admissible(prompt_token_ids, params)
-        # The prompt's log-probabilities are the same for every completion: the first has them.
-        other_params = params
-        if params.n > 1 and params.prompt_logprobs is not None:
-            other_params = replace(params, prompt_logprobs=None)
-        now = self._clock()
+        self._check_alive()
+        requests = self._intake.requests(
+            plain_token_ids(prompt_token_ids),
+            params,
+            self.scheduler,
+            arrival_time=self._clock(),
+            priority=priority,
+            cache_salt=cache_salt,
+            targets=targets or LatencyTargets(),
+        )
         completions: list[Completion] = []
-        number = self._num_requests
-        self._num_requests += 1
-        for index in range(params.n):
-            request = Request(
-                request_id=f"{number}" if params.n == 1 else f"{number}-{index}",
-                prompt_token_ids=token_ids,
-                params=params if index == 0 else other_params,
-                max_output_tokens=params.max_tokens or self._limits.max_model_len,
-                seed=self._seed_of(params, number, index),
-                arrival_time=now,
-                priority=priority,
-                cache_salt=cache_salt,
-                targets=targets or LatencyTargets(),
-            )
+        for index, request in enumerate(requests):
             self.scheduler.submit(request)
-            completion = Completion(
-                request,
-                index=index,
-                tokenizer=self._tokenizer,
-                eos_token_ids=self._eos_token_ids,
-            )
-            self._live.add(completion)
-            if bad_word_ids:
-                self._bad_word_ids[request] = bad_word_ids
-            completions.append(completion)
-        if self._observers:
-            requests = tuple(completion.request for completion in completions)
-            for observer in self._observers:
-                observer.submitted(requests)
+            completions.append(self._intake.completion(request, index))
+            self._live.add(completions[-1])
+        for observer in self._observers:
+            observer.submitted(requests)
         return completions
 
     def step(self) -> list[Completion]:
@@ -274,7 +249,7 @@ class Engine:
         if plan.is_empty:
             return False
         for request in plan.admitted:
-            self._executor.write_row(request.row, self._pack_row(request))
+            self._executor.write_row(request.row, self._intake.pack_row(request))
             completion = self._live[request]
             self._live.admit(completion)
             if completion.first_scheduled_time is None:
@@ -352,7 +327,7 @@ class Engine:
     def _end(self, request: Request, now: float | None = None) -> None:
         completion = self._live.remove(request)
         completion.finished_time = self._clock() if now is None else now
-        self._bad_word_ids.pop(request, None)
+        self._intake.forget(request)
         self.counters.count_end(completion)
         for observer in self._observers:
             observer.ended(request, completion.finished_time)
@@ -372,78 +347,6 @@ class Engine:
                 request.finish_reason = FinishReason.ERROR
                 request.error = message
             self._end(request)
-
-    def _pack_row(self, request: Request) -> np.ndarray:
-        return pack_row(
-            self._limits,
-            token_ids=request.token_ids,
-            prompt_len=request.num_prompt_tokens,
-            params=request.params,
-            seed=request.seed,
-            eos_token_ids=self._eos(request.params),
-            bad_word_ids=self._bad_word_ids.get(request, ()),
-        )
-
-    def _eos(self, params: SamplingParams) -> frozenset[int]:
-        return frozenset() if params.ignore_eos else self._eos_token_ids
-
-    def _seed_of(self, params: SamplingParams, number: int, index: int) -> int:
-        """The request's own seed, or one drawn from the engine's; children differ by index."""
-        if params.seed is not None:
-            return (params.seed + index * _SEED_STRIDE) % 2**64
-        drawn = (self._seed + 1) * (MAX_SEED // 3) + (number + 1) * _SEED_STRIDE
-        return (drawn + index * (_SEED_STRIDE >> 1 | 1)) % 2**64
-
-    def _admissible(
-        self, prompt_token_ids: Iterable[int], params: SamplingParams
-    ) -> tuple[tuple[int, ...], list[list[int]]]:
-        """The prompt as plain ints and the bad words as tokens, of a request that can be served."""
-        self._check_alive()
-        token_ids = plain_token_ids(prompt_token_ids)
-        self._check_prompt(token_ids, params)
-        bad_word_ids = self._tokenize_bad_words(params)
-        check_limits(params, self._eos(params), bad_word_ids, self._limits)
-        return token_ids, bad_word_ids
-
-    def _check_prompt(self, token_ids: tuple[int, ...], params: SamplingParams) -> None:
-        num_tokens = len(token_ids)
-        self.scheduler.check_fits(num_tokens)
-        vocab_size = self._limits.vocab_size
-        low, high = min(token_ids), max(token_ids)
-        if low < 0 or high >= vocab_size:
-            raise InvalidRequestError(
-                f"lies outside the vocabulary of {vocab_size} tokens",
-                field="prompt_token_ids",
-                value=low if low < 0 else high,
-                remedy=f"use ids from 0 to {vocab_size - 1}",
-            )
-        max_len = self._limits.max_model_len
-        if params.max_tokens is not None and num_tokens + params.max_tokens > max_len:
-            raise InvalidRequestError(
-                f"with the prompt's {num_tokens} tokens exceeds max_model_len={max_len}",
-                field="max_tokens",
-                value=params.max_tokens,
-                remedy=f"ask for at most {max(max_len - num_tokens, 0)}, or None for what is left",
-            )
-
-    def _tokenize_bad_words(self, params: SamplingParams) -> list[list[int]]:
-        """Each bad word as it is and behind a space, as token sequences, without repeats."""
-        if not params.bad_words and not params.stop_strings:
-            return []
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            name = "bad_words" if params.bad_words else "stop"
-            raise InvalidRequestError(
-                "needs a tokenizer, and the model has none",
-                field=name,
-                value=getattr(params, name),
-                remedy="use stop_token_ids, or a checkpoint with a tokenizer",
-            )
-        variants: dict[tuple[int, ...], None] = {}
-        for word in params.bad_words or ():
-            for text in (word, " " + word):
-                variants[tuple(tokenizer.encode(text, add_special_tokens=False))] = None
-        return [list(ids) for ids in variants]
 
     def _check_alive(self) -> None:
         if self._failure is not None:

@@ -67,7 +67,7 @@ def test_the_field_changes_the_outcome(
     field: FieldCase, tiny_llm: LLM, tiny_prompts: list[ReferencePrompt]
 ) -> None:
     prompt = tiny_prompts[1]
-    eos = next(iter(tiny_llm._engine._eos_token_ids), None)
+    eos = next(iter(tiny_llm.engine._intake._eos_token_ids), None)
     assert eos is not None, "the tiny checkpoint names an EOS token"
     stand_ins = {"first": [prompt.token_ids[0]], "eos": {eos: 100.0}}
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fastgen_jax.llm import LLM, follow
     from fastgen_jax.parallel.hosts import join_hosts
     from fastgen_jax.pipeline import Pipeline, Response, pipeline
+    from fastgen_jax.replaying.replay import replay
+    from fastgen_jax.replaying.report import ReplayReport
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,7 @@ __all__ = [
     "FinishReason",
     "Logprob",
     "Pipeline",
+    "ReplayReport",
     "RequestMetrics",
     "RequestOutput",
     "Response",
@@ -37,6 +40,7 @@ __all__ = [
     "follow",
     "join_hosts",
     "pipeline",
+    "replay",
 ]
 
 # Only these need jax; scheduling and simulation must import without it.
@@ -48,6 +52,8 @@ _LAZY = {
     "follow": "llm",
     "join_hosts": "parallel.hosts",
     "pipeline": "pipeline",
+    "ReplayReport": "replaying.report",
+    "replay": "replaying.replay",
 }
 
 

@@ -1,4 +1,4 @@
-"""``fastgen``: generate, chat, info, demo, plan and convert on the command line."""
+"""``fastgen``: generate, chat, info, demo, plan, convert and replay on the command line."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class EngineOptions:
     """Blocks of the cache; the memory plan decides where it isn't given."""
     policy: str | None = None
     """"fcfs" or "priority"."""
+    replay_log: str | None = None
+    """Write all that `fastgen replay` needs to this file."""
 
     def engine_config(self, *, in_background: bool = False) -> EngineConfig:
         """The file's settings with the given options on top.
@@ -262,6 +264,26 @@ class Convert:
         print(convert(self.model, self.directory, dtype=self.dtype, replace=self.force))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Run a logged run again, up to the first difference; where there is one, end with status 1."""
+
+    log: tyro.conf.Positional[str]
+    """A file that --replay-log or EngineConfig(replay_log=...) wrote."""
+    simulate: bool = False
+    """Take the tokens from the log, and load no model."""
+    model: str | None = None
+    """The model, where it isn't to be found under the logged name any more."""
+    until_step: int | None = None
+    """The last step to replay."""
+
+    def run(self) -> None:
+        """Replay, say what was found."""
+        from fastgen_jax.replaying.command import run_replay
+
+        run_replay(self.log, simulate=self.simulate, model=self.model, until_step=self.until_step)
+
+
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Chat, tyro.conf.subcommand("chat")]
@@ -269,6 +291,7 @@ Command = (
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Replay, tyro.conf.subcommand("replay")]
 )
 
 

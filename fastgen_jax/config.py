@@ -90,6 +90,8 @@ class EngineConfig:
         compile_in_background: start serving when one step shape is compiled, and compile the
             others meanwhile. Until then steps have other sizes, so tokens may differ where two
             of them are equally likely but for rounding. Nothing changes once all are on disk.
+        replay_log: where to write all that `fastgen replay` needs to run this run again; a log that
+            is there already is kept as ``.old``. None: nowhere. See docs/replay.md.
         show_progress: progress bars and one-line notes on standard error.
     """
 
@@ -120,6 +122,7 @@ class EngineConfig:
     load_format: str = "auto"
     compilation_cache_dir: str | None = None
     compile_in_background: bool = False
+    replay_log: str | None = None
     show_progress: bool = True
 
     def __post_init__(self) -> None:
@@ -158,6 +161,10 @@ class EngineConfig:
             self.compilation_cache_dir, str
         ):
             raise self._invalid("compilation_cache_dir", 'must be a path, "off" or None')
+        if self.replay_log is not None and not (
+            isinstance(self.replay_log, str) and self.replay_log
+        ):
+            raise self._invalid("replay_log", "must be a path or None")
         self._check_count("tensor_parallel_size", 1)
         self._check_count("expert_parallel_size", 1)
         timeout = self.host_timeout_seconds

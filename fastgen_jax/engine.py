@@ -236,6 +236,9 @@ class Engine:
         self._in_flight.clear()
         self._executor.close()
         self._failure = self._failure or EngineClosedError("the engine was closed")
+        observers, self._observers = self._observers, ()
+        for observer in observers:
+            observer.closed()
 
     def _step_sizes(self, budget: int) -> tuple[int, ...]:
         """What plans may fill: the compiled sizes, cut at the budget."""
@@ -335,6 +338,8 @@ class Engine:
     def _fail_all(self, error: BaseException) -> None:
         self._failure = error
         self._in_flight.clear()
+        for observer in self._observers:
+            observer.failed(_describe(error))
         message = f"the engine failed: {_describe(error)}"
         for request in self._live:
             # A scheduler that broke off in the middle may not know its own requests any more.

@@ -53,6 +53,10 @@ class EngineClosedError(FastGenError, RuntimeError):
     """The engine was closed, or a failing step ended the requests that ran in it."""
 
 
+class ReplayError(FastGenError, ValueError):
+    """A log of a run is damaged or of another format, or lacks what replaying it needs."""
+
+
 class HostLostError(FastGenError, RuntimeError):
     """One of the hosts that share a model has died, failed, or gone silent."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -15,13 +15,15 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from fastgen_jax import __version__
-from fastgen_jax.batching import StepPacker, StepShape
+from fastgen_jax.batching import StepShape
 from fastgen_jax.config import EngineConfig, ResolvedConfig, resolve_config
 from fastgen_jax.engine import Engine
+from fastgen_jax.engine_setup import EngineSetup
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.model_files import ModelFiles, open_model, open_tokenizer, weight_source
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
+from fastgen_jax.observe.event_log import EventLog, check_log_path
 from fastgen_jax.observe.observer import Observer
 from fastgen_jax.parallel.division import (
     check_divisible,
@@ -30,6 +32,8 @@ from fastgen_jax.parallel.division import (
 )
 from fastgen_jax.parallel.hosts import current_hosts
 from fastgen_jax.parallel.mesh import make_mesh, num_shares
+from fastgen_jax.replaying.header import RunHeader
+from fastgen_jax.replaying.model_identity import logged_model
 from fastgen_jax.runtime.compile import BackgroundCompilation, CompileReport, cache_directory
 from fastgen_jax.runtime.leading import (
     LeadingExecutor,
@@ -43,12 +47,16 @@ from fastgen_jax.runtime.weights import (
 )
 from fastgen_jax.sampling import RowLimits
 from fastgen_jax.scheduling.policy import get_policy
-from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
+from fastgen_jax.scheduling.scheduler import SchedulerConfig
+from fastgen_jax.step_executor import StepExecutor
 from fastgen_jax.text import Tokenizer
 from pallas_kernels.native import native_library, native_obstacle, set_num_threads
 
 if TYPE_CHECKING:
     from fastgen_jax.runtime.build import Runtime
+
+
+type MakeEngine = Callable[[EngineSetup, StepExecutor, Tokenizer | None], Engine]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,7 @@ class LoadedModel:
     """A running engine and everything about its model."""
 
     engine: Engine
+    path: Path
     model: ModelConfig
     config: ResolvedConfig
     tokenizer: Tokenizer | None
@@ -89,8 +98,12 @@ def load_model(
     config: EngineConfig,
     *,
     observers: Sequence[Observer] = (),
+    make_engine: MakeEngine | None = None,
 ) -> LoadedModel:
     """The model with all programs compiled, weights loaded and memory taken.
+
+    ``make_engine`` builds another engine than ``config`` says, for who replays one; it is then told
+    of no observers, and writes no log.
 
     Raises:
         ConfigError: the model isn't found, or a setting doesn't fit it.
@@ -108,6 +121,8 @@ def load_model(
             value=hosts.index,
             remedy="call fastgen_jax.follow with the same model and settings here",
         )
+    if config.replay_log is not None:
+        check_log_path(config.replay_log)
     path = resolve_model(model, progress=config.show_progress)
     with open_model(path, config) as files:
         parts = _prepare(files, config)
@@ -127,32 +142,45 @@ def load_model(
     eos_token_ids = set(files.config.eos_token_ids)
     if tokenizer is not None:
         eos_token_ids.update(tokenizer.eos_token_ids)
-    engine = Engine(
-        executor=executor,
-        scheduler=Scheduler(
-            replace(
-                scheduler_config(config, resolved, runtime.memory_plan.num_blocks),
-                enable_prefix_caching=config.enable_prefix_caching
-                and not files.config.depends_on_length,
-            ),
-            policy,
+    setup = EngineSetup(
+        scheduler=replace(
+            scheduler_config(config, resolved, runtime.memory_plan.num_blocks),
+            enable_prefix_caching=config.enable_prefix_caching
+            and not files.config.depends_on_length,
         ),
-        packer=StepPacker(
-            [StepShape(*shape) for shape in resolved.step_shapes],
-            max_num_seqs=resolved.max_num_seqs,
-            max_blocks_per_seq=resolved.max_blocks_per_seq,
-        ),
+        shapes=tuple(StepShape(*shape) for shape in resolved.step_shapes),
         limits=limits,
-        tokenizer=tokenizer,
-        eos_token_ids=sorted(eos_token_ids),
+        eos_token_ids=tuple(sorted(eos_token_ids)),
         seed=config.seed,
-        observers=observers,
     )
+    try:
+        if make_engine is not None:
+            engine = make_engine(setup, executor, tokenizer)
+        else:
+            if config.replay_log is not None:
+                header = RunHeader.of(
+                    setup,
+                    config.policy,
+                    version=__version__,
+                    has_tokenizer=tokenizer is not None,
+                    model=logged_model(model, path, files.config),
+                    config=config,
+                    resolved=resolved,
+                    machine=_device_facts(),
+                )
+                observers = (*observers, EventLog(config.replay_log, header.to_data()))
+            engine = setup.build(
+                executor=executor, policy=policy, tokenizer=tokenizer, observers=observers
+            )
+    except BaseException:
+        executor.close()
+        raise
     if runtime.ready_shapes != runtime.executor.shapes:
         engine.use_shapes(runtime.ready_shapes)
         engine.after_first_token(lambda: runtime.compile_rest(engine.add_shape))
     return LoadedModel(
         engine=engine,
+        path=path,
         model=files.config,
         config=resolved,
         tokenizer=tokenizer,
@@ -337,6 +365,11 @@ def _mesh(model: ModelConfig, config: EngineConfig) -> Mesh | None:
             "virtual ones",
         )
     return make_mesh(devices[: config.num_devices], tensor=tensor, expert=expert)
+
+
+def _device_facts() -> dict[str, object]:
+    device = jax.devices()[0]
+    return {"jax": jax.__version__, "platform": device.platform, "device": device.device_kind}
 
 
 def _prepare_native(config: EngineConfig, resolved: ResolvedConfig, obstacle: str | None) -> None:

@@ -48,6 +48,7 @@ REFUSED: dict[str, list[Any]] = {
         ((16, 4), (8, 4)),
         ((8, 8), (16, 4)),  # a descent in rows
     ],
+    "replay_log": ["", 3, True, Path("log.jsonl")],
     "max_chained_steps": [0, -1, 1.5, True],
     "max_chained_tokens": [0, -1, 1.5, True],
     "num_threads": [0, -1, 1.5, True],
@@ -93,6 +94,7 @@ EVERYTHING_SET = EngineConfig(
     load_format="gguf",
     compilation_cache_dir='a "quoted" \\ place',
     compile_in_background=True,
+    replay_log="run.jsonl",
     show_progress=False,
 )
 

@@ -14,7 +14,7 @@ class Observer:
 
     Calls come from the thread that steps the engine, in the order of events, and hold it up for as
     long as they take. Submissions, aborts and new shapes are told before the plan that they can
-    change. All times are of the engine's clock.
+    change; an abort is an end with ABORT. All times are of the engine's clock.
     """
 
     def shapes_changed(self, shapes: Sequence[StepShape]) -> None:
@@ -38,6 +38,12 @@ class Observer:
 
     def ended(self, request: Request, now: float) -> None:
         """A request has ended; ``finish_reason`` says why."""
+
+    def failed(self, problem: str) -> None:
+        """A step failed; told before the ends of all requests, which are all that follow."""
+
+    def closed(self) -> None:
+        """The engine was closed; told last, and once."""
 
 
 class PlanWatcher(Observer):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from fastgen_jax.batching import StepPacker, StepShape
+from fastgen_jax import __version__
+from fastgen_jax.batching import StepShape
 from fastgen_jax.engine import Engine
+from fastgen_jax.engine_setup import EngineSetup
 from fastgen_jax.kv.layout import blocks_for
+from fastgen_jax.observe.event_log import EventLog
 from fastgen_jax.observe.observer import Observer, PlanWatcher
+from fastgen_jax.replaying.header import RunHeader
 from fastgen_jax.sampling.row_limits import RowLimits
 from fastgen_jax.scheduling.plan import StepPlan
 from fastgen_jax.scheduling.policy import Policy
-from fastgen_jax.scheduling.scheduler import Scheduler, SchedulerConfig
+from fastgen_jax.scheduling.scheduler import SchedulerConfig
 from fastgen_jax.testing.byte_tokenizer import ByteTokenizer
 from fastgen_jax.testing.fake_executor import FakeExecutor, Faults
 from fastgen_jax.testing.fake_tokens import NextToken
@@ -59,12 +64,14 @@ def fake_engine(
     clock: Callable[[], float] = time.monotonic,
     on_plan: Callable[[StepPlan], None] | None = None,
     observers: Sequence[Observer] = (),
+    replay_log: str | Path | None = None,
 ) -> FakeEngine:
     """An engine of small sizes whose executor checks every step.
 
     ``max_step_rows`` is max_num_seqs unless given; ``shapes`` are (tokens, rows) pairs, by
-    default one for decodes alone and one for the full budget. The other names are those of
-    SchedulerConfig, RowLimits, Engine and FakeExecutor.
+    default one for decodes alone and one for the full budget. ``replay_log`` is as in EngineConfig;
+    such a log is replayed with ``simulate=True``. The other names are those of SchedulerConfig,
+    RowLimits, Engine and FakeExecutor.
     """
     max_step_rows = max_step_rows or max_num_seqs
     rows = min(max_step_rows, token_budget)
@@ -75,12 +82,11 @@ def fake_engine(
         vocab_size=vocab_size,
         max_logprobs=min(max_logprobs, vocab_size),
     )
-    max_blocks_per_seq = blocks_for(max_model_len, block_size)
     executor = FakeExecutor(
         limits=limits,
         num_blocks=num_blocks,
         block_size=block_size,
-        max_blocks_per_seq=max_blocks_per_seq,
+        max_blocks_per_seq=blocks_for(max_model_len, block_size),
         max_chained_steps=max_chained_steps,
         next_token=next_token,
         faults=faults,
@@ -97,20 +103,27 @@ def fake_engine(
         max_chained_steps=max_chained_steps,
         enable_prefix_caching=enable_prefix_caching,
     )
-    engine = FakeEngine(
-        executor=executor,
-        scheduler=Scheduler(config, policy, clock=clock),
-        packer=StepPacker(
-            [StepShape(*shape) for shape in dict.fromkeys(shapes)],
-            max_num_seqs=max_num_seqs,
-            max_blocks_per_seq=max_blocks_per_seq,
-        ),
+    setup = EngineSetup(
+        scheduler=config,
+        shapes=tuple(StepShape(*shape) for shape in dict.fromkeys(shapes)),
         limits=limits,
-        tokenizer=tokenizer,
-        eos_token_ids=eos_token_ids,
+        eos_token_ids=tuple(eos_token_ids),
         seed=seed,
+    )
+    if on_plan is not None:
+        observers = (PlanWatcher(on_plan), *observers)
+    if replay_log is not None:
+        header = RunHeader.of(
+            setup, policy, version=__version__, has_tokenizer=tokenizer is not None
+        )
+        observers = (*observers, EventLog(replay_log, header.to_data()))
+    engine = setup.build(
+        FakeEngine,
+        executor=executor,
+        policy=policy,
+        tokenizer=tokenizer,
         clock=clock,
-        observers=observers if on_plan is None else (PlanWatcher(on_plan), *observers),
+        observers=observers,
     )
     engine.executor = executor
     return engine

@@ -1,0 +1,105 @@
+"""What happens in an engine, as plain data: one dictionary an event."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastgen_jax.batching import StepShape
+from fastgen_jax.observe.observer import Observer
+from fastgen_jax.observe.submissions import submission_to_data
+from fastgen_jax.request import FinishReason, Request
+from fastgen_jax.scheduling.plan import StepPlan
+
+INPUTS = frozenset({"submit", "abort", "shapes", "close"})
+"""Events that came from outside; a plan stands for the call of ``step`` that made it."""
+OUTPUTS = frozenset({"plan", "tokens", "end", "failed"})
+"""Events that the engine made of them."""
+
+_DIGEST_BYTES = 8
+
+type Event = dict[str, Any]
+
+
+class EventStream(Observer, ABC):
+    """An observer that makes an event of all it is told; docs/replay.md lists their fields."""
+
+    @abstractmethod
+    def emit(self, event: Event) -> None:
+        """Something happened."""
+
+    def shapes_changed(self, shapes: Sequence[StepShape]) -> None:
+        """Steps have one of these shapes from now on."""
+        self.emit({"event": "shapes", "shapes": [list(shape) for shape in shapes]})
+
+    def submitted(self, requests: Sequence[Request]) -> None:
+        """A call of ``submit`` queued these."""
+        self.emit({"event": "submit", **submission_to_data(requests[0])})
+
+    def planned(self, plan: StepPlan) -> None:
+        """A plan was made."""
+        rows = plan.rows
+        event: Event = {
+            "event": "plan",
+            "step": plan.step_index,
+            "time": plan.time,
+            "chain_length": plan.chain_length,
+            "requests": [request.request_id for request in rows.requests],
+            "starts": rows.starts.tolist(),
+            "tokens": rows.lengths.tolist(),
+            "samples": True if rows.samples.all() else rows.samples.tolist(),
+            "free_blocks": plan.num_free_blocks,
+        }
+        if plan.waits:
+            event["waits"] = [[request.request_id, why.value] for request, why in plan.waits]
+        if plan.preempted:
+            event["preempted"] = [[victim.request_id, winner] for victim, winner in plan.preempted]
+        self.emit(event)
+
+    def read(self, plan: StepPlan, step: int, token_ids: Sequence[int], now: float) -> None:
+        """The results of a step came."""
+        requests, samples = plan.rows.requests, plan.rows.samples
+        tokens: list[int | None] = [
+            None if request.is_finished else token_id
+            for request, token_id in zip(requests, token_ids, strict=False)
+        ]
+        if not samples.all():
+            tokens = [
+                token if drawn else None for token, drawn in zip(tokens, samples, strict=True)
+            ]
+        self.emit({"event": "tokens", "step": plan.step_index, "turn": step, "tokens": tokens})
+
+    def ended(self, request: Request, now: float) -> None:
+        """A request has ended."""
+        assert request.finish_reason is not None
+        output = request.output_token_ids
+        event: Event = {
+            "event": "abort" if request.finish_reason is FinishReason.ABORT else "end",
+            "request": request.request_id,
+            "reason": request.finish_reason.value,
+            "stop_reason": request.stop_reason,
+            "num_tokens": len(output),
+            "digest": digest_of(output),
+            "num_preemptions": request.num_preemptions,
+        }
+        if request.error is not None:
+            event["error"] = request.error
+        self.emit(event)
+
+    def failed(self, problem: str) -> None:
+        """A step failed."""
+        self.emit({"event": "failed", "error": problem})
+
+    def closed(self) -> None:
+        """The engine was closed."""
+        self.emit({"event": "close"})
+
+
+def digest_of(token_ids: Sequence[int]) -> str:
+    """16 hexadecimal digits that other tokens wouldn't have."""
+    data = np.asarray(token_ids, "<i4").tobytes()
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()

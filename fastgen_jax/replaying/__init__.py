@@ -1,0 +1,1 @@
+"""Running a logged run again, decision by decision and token by token."""

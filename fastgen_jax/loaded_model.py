@@ -168,7 +168,7 @@ def load_model(
                     resolved=resolved,
                     machine=_device_facts(),
                 )
-                observers = (*observers, EventLog(config.replay_log, header.to_data()))
+                observers = (EventLog(config.replay_log, header.to_data()), *observers)
             engine = setup.build(
                 executor=executor, policy=policy, tokenizer=tokenizer, observers=observers
             )

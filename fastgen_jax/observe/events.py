@@ -12,7 +12,7 @@ import numpy as np
 from fastgen_jax.batching import StepShape
 from fastgen_jax.observe.observer import Observer
 from fastgen_jax.observe.submissions import submission_to_data
-from fastgen_jax.request import FinishReason, Request
+from fastgen_jax.request import FinishReason, Request, RequestState
 from fastgen_jax.scheduling.plan import StepPlan
 
 INPUTS = frozenset({"submit", "abort", "shapes", "close"})
@@ -21,12 +21,15 @@ OUTPUTS = frozenset({"plan", "tokens", "end", "failed"})
 """Events that the engine made of them."""
 
 _DIGEST_BYTES = 8
+_FINISHED = RequestState.FINISHED
 
 type Event = dict[str, Any]
 
 
 class EventStream(Observer, ABC):
     """An observer that makes an event of all it is told; docs/replay.md lists their fields."""
+
+    _is_launching = False
 
     @abstractmethod
     def emit(self, event: Event) -> None:
@@ -43,6 +46,8 @@ class EventStream(Observer, ABC):
     def planned(self, plan: StepPlan) -> None:
         """A plan was made."""
         rows = plan.rows
+        self._is_launching = not plan.is_empty
+        samples = rows.samples.tolist()
         event: Event = {
             "event": "plan",
             "step": plan.step_index,
@@ -51,7 +56,7 @@ class EventStream(Observer, ABC):
             "requests": [request.request_id for request in rows.requests],
             "starts": rows.starts.tolist(),
             "tokens": rows.lengths.tolist(),
-            "samples": True if rows.samples.all() else rows.samples.tolist(),
+            "samples": samples if False in samples else True,
             "free_blocks": plan.num_free_blocks,
         }
         if plan.waits:
@@ -60,17 +65,20 @@ class EventStream(Observer, ABC):
             event["preempted"] = [[victim.request_id, winner] for victim, winner in plan.preempted]
         self.emit(event)
 
+    def launched(self, plan: StepPlan, shape: StepShape) -> None:
+        """A plan was given to the device: no event, as the plan and the shapes say which shape."""
+        self._is_launching = False
+
     def read(self, plan: StepPlan, step: int, token_ids: Sequence[int], now: float) -> None:
         """The results of a step came."""
-        requests, samples = plan.rows.requests, plan.rows.samples
+        rows = plan.rows
         tokens: list[int | None] = [
-            None if request.is_finished else token_id
-            for request, token_id in zip(requests, token_ids, strict=False)
+            None if request.state is _FINISHED else token_id
+            for request, token_id in zip(rows.requests, token_ids, strict=False)
         ]
-        if not samples.all():
-            tokens = [
-                token if drawn else None for token, drawn in zip(tokens, samples, strict=True)
-            ]
+        if plan.num_settled < len(tokens):  # some may not have drawn
+            drawn = zip(tokens, rows.samples.tolist(), strict=True)
+            tokens = [token if samples else None for token, samples in drawn]
         self.emit({"event": "tokens", "step": plan.step_index, "turn": step, "tokens": tokens})
 
     def ended(self, request: Request, now: float) -> None:
@@ -92,7 +100,7 @@ class EventStream(Observer, ABC):
 
     def failed(self, problem: str) -> None:
         """A step failed."""
-        self.emit({"event": "failed", "error": problem})
+        self.emit({"event": "failed", "error": problem, "launching": self._is_launching})
 
     def closed(self) -> None:
         """The engine was closed."""

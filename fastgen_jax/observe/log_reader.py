@@ -50,6 +50,7 @@ class LogReader:
         self.num_bytes_read = 0
         self._num_lines = 0
         self._ahead: deque[LoggedEvent] = deque()
+        self._damage: ReplayError | None = None
         try:
             self.num_bytes = self.path.stat().st_size
             self._file: BinaryIO = self.path.open("rb")
@@ -70,8 +71,10 @@ class LogReader:
         """The next event, or one behind it, without passing it; None behind the last.
 
         Raises:
-            ReplayError: its line is damaged.
+            ReplayError: its line is damaged, or one was before.
         """
+        if self._damage is not None:
+            raise self._damage
         while len(self._ahead) <= ahead:
             found = self._next_line()
             if found is None:
@@ -90,10 +93,11 @@ class LogReader:
         return event
 
     def damaged(self, line: int, problem: str) -> ReplayError:
-        """An error that names the file and the line."""
-        return ReplayError(
+        """An error that names the file and the line; nothing can be read after it."""
+        self._damage = ReplayError(
             f"line {line} isn't a line of a log: {problem}", field="log", value=str(self.path)
         )
+        return self._damage
 
     def close(self) -> None:
         """Close the file."""

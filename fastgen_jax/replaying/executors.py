@@ -31,7 +31,7 @@ class LoggedDevice:
 
     def launch(self, shape: StepShape, packed: np.ndarray) -> PendingStep:
         """Launch, or fail."""
-        self._fail_as_logged()
+        self._fail_as_logged(launching=True)
         return _LoggedStep(self, self._executor.launch(shape, packed))
 
     def close(self) -> None:
@@ -40,14 +40,16 @@ class LoggedDevice:
 
     def before_reading(self) -> None:
         """Raises what kept the logged run from reading a result here."""
-        self._fail_as_logged()
+        self._fail_as_logged(launching=False)
         event = self._log.peek()
         if event is None or event.kind in ("plan", "submit", "abort", "shapes", "close"):
             raise NotRead
 
-    def _fail_as_logged(self) -> None:
+    def _fail_as_logged(self, *, launching: bool) -> None:
         event = self._log.peek()
-        if event is not None and event.kind == "failed":
+        if event is None or event.kind != "failed":
+            return
+        if event.data.get("launching") is launching:
             raise LoggedFailure(event.data.get("error", ""))
 
 

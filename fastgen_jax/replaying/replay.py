@@ -167,7 +167,7 @@ class _Replay:
                 field="model",
                 remedy="give the model of the log",
             )
-        return self._build(LoggedDevice(executor, self._log), tokenizer)
+        return self._build(executor, tokenizer)
 
     def _build(
         self,
@@ -176,7 +176,7 @@ class _Replay:
         check: Callable[[LoggedEvent, Submission], None] = lambda *_: None,
     ) -> Engine:
         engine = self._header.setup.build(
-            executor=executor,
+            executor=LoggedDevice(executor, self._log),
             policy=self._policy,
             tokenizer=tokenizer,
             clock=self._clock,

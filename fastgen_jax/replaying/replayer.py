@@ -64,9 +64,9 @@ class Replayer:
             ReplayError: the log is damaged.
         """
         while self._checker.difference is None and (event := self._log.peek()) is not None:
-            if until_step is not None and event.kind == "plan":
-                if self._value(event, "step", int) > until_step:
-                    return
+            is_plan = event.kind == "plan"
+            if is_plan and until_step is not None and self._value(event, "step", int) > until_step:
+                return
             on_event(event)
             self._do(event)
 

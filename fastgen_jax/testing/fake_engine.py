@@ -116,7 +116,7 @@ def fake_engine(
         header = RunHeader.of(
             setup, policy, version=__version__, has_tokenizer=tokenizer is not None
         )
-        observers = (*observers, EventLog(replay_log, header.to_data()))
+        observers = (EventLog(replay_log, header.to_data()), *observers)
     engine = setup.build(
         FakeEngine,
         executor=executor,

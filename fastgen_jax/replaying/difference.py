@@ -167,7 +167,7 @@ def _in_fields(ours: Event, found: Event) -> _Found | None:
         what = f"{of_whom}{name} is {new!r}, the log says {old!r}"
         if name == "digest":
             what = f"request {request_id} ended with other tokens than the log's end of it says"
-        if name in ("waits", "preempted"):
+        if name in ("waits", "preempted") and request_id is not None:
             verb = "waits for" if name == "waits" else "was preempted for"
             what = (
                 f"request {request_id} {verb} {new or 'nothing'}, the log says {old or 'nothing'}"

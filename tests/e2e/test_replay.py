@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def params(rng: random.Random, tokenizer_texts: list[str]) -> SamplingParams:
 @pytest.fixture(scope="module")
 def log(
     model: Path, tiny_settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+) -> Path:
     """Two hundred requests, submitted and aborted between steps, in a pool that is too small."""
     path = tmp_path_factory.mktemp("log") / "run.jsonl"
     rng = random.Random(1)
@@ -95,7 +94,7 @@ def log(
     reasons = {one.request.finish_reason for one in completions}
     assert reasons == {FinishReason.STOP, FinishReason.LENGTH, FinishReason.ABORT}
     assert '"chain_length":3' in path.read_text()
-    yield path
+    return path
 
 
 @pytest.mark.parametrize("simulate", [False, True], ids=["by the model", "simulated"])

@@ -455,3 +455,42 @@ def test_a_policy_is_changed_between_requests_only() -> None:
         engine.use_policy("priority", token_budget=17)
     with pytest.raises(ConfigError, match="policy"):
         engine.use_policy("best")
+
+
+class Endings(Observer):
+    """What was heard of ends, failures and the close."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def ended(self, request: Request, now: float) -> None:
+        assert request.finish_reason is not None
+        self.heard.append(request.finish_reason.value)
+
+    def failed(self, problem: str) -> None:
+        self.heard.append(f"failed: {problem}")
+
+    def closed(self) -> None:
+        self.heard.append("closed")
+
+
+def test_a_close_is_told_last_and_once() -> None:
+    endings = Endings()
+    engine = fake_engine(observers=[endings])
+    engine.submit(PROMPT, SamplingParams())
+    engine.step()
+    engine.close()
+    engine.close()
+    assert endings.heard == ["abort", "closed"]
+
+
+def test_a_failure_is_told_before_the_ends_that_it_brings() -> None:
+    endings = Endings()
+    engine = fake_engine(observers=[endings], faults=Faults(launch_error_at=1))
+    for _ in range(2):
+        engine.submit(PROMPT, SamplingParams())
+    with pytest.raises(EngineClosedError):
+        engine.run()
+    engine.close()
+    assert endings.heard[0].startswith("failed: ")
+    assert endings.heard[1:] == ["error", "error", "closed"]

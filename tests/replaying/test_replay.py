@@ -431,6 +431,14 @@ def test_a_fake_engines_log_has_no_model(log: Path) -> None:
         replay(log)
 
 
+def test_progress_goes_to_standard_error(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simulate(log, show_progress=True).difference is None
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Replaying: 100%" in err
+    assert "step " in err
+
+
 def test_a_log_that_is_there_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     fake_engine(replay_log=path).close()

@@ -125,7 +125,9 @@ class Engine:
         old = self.scheduler.config
         sizes = self._step_sizes(budget) if old.step_sizes else ()
         config = replace(old, token_budget=budget, step_sizes=sizes)
-        self.scheduler = Scheduler(config, policy, clock=self._clock)
+        self.scheduler = self.scheduler.successor(config, policy)
+        for observer in self._observers:
+            observer.policy_changed(policy, budget)
 
     def after_first_token(self, work: Callable[[], None]) -> None:
         """Call ``work`` once, after the first token: what nobody waiting for it should pay."""

@@ -11,11 +11,13 @@ import numpy as np
 
 from fastgen_jax.batching import StepShape
 from fastgen_jax.observe.observer import Observer
+from fastgen_jax.observe.policy_data import policy_to_data
 from fastgen_jax.observe.submissions import submission_to_data
 from fastgen_jax.request import FinishReason, Request, RequestState
 from fastgen_jax.scheduling.plan import StepPlan
+from fastgen_jax.scheduling.policy import Policy
 
-INPUTS = frozenset({"submit", "abort", "shapes", "close"})
+INPUTS = frozenset({"submit", "abort", "shapes", "policy", "close"})
 """Events that came from outside; a plan stands for the call of ``step`` that made it."""
 OUTPUTS = frozenset({"plan", "tokens", "end", "failed"})
 """Events that the engine made of them."""
@@ -38,6 +40,11 @@ class EventStream(Observer, ABC):
     def shapes_changed(self, shapes: Sequence[StepShape]) -> None:
         """Steps have one of these shapes from now on."""
         self.emit({"event": "shapes", "shapes": [list(shape) for shape in shapes]})
+
+    def policy_changed(self, policy: str | Policy, token_budget: int) -> None:
+        """Another policy plans from now on."""
+        data = policy_to_data(policy)
+        self.emit({"event": "policy", "policy": data, "token_budget": token_budget})
 
     def submitted(self, requests: Sequence[Request]) -> None:
         """A call of ``submit`` queued these."""

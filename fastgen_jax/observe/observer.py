@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from fastgen_jax.batching import StepShape
 from fastgen_jax.request import Request
 from fastgen_jax.scheduling.plan import StepPlan
+from fastgen_jax.scheduling.policy import Policy
 
 
 class Observer:
@@ -19,6 +20,9 @@ class Observer:
 
     def shapes_changed(self, shapes: Sequence[StepShape]) -> None:
         """Steps have one of these shapes from now on; told once before the first step."""
+
+    def policy_changed(self, policy: str | Policy, token_budget: int) -> None:
+        """Another policy plans from now on, with at most so many tokens a step."""
 
     def submitted(self, requests: Sequence[Request]) -> None:
         """A call of ``submit`` queued these, one for each completion."""

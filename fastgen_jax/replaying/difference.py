@@ -101,6 +101,8 @@ def describe(event: Event) -> str:
             return f"the end of request {event.get('request')} ({event.get('reason')})"
         case "shapes":
             return "new step shapes"
+        case "policy":
+            return f"the change to the policy {event.get('policy')}"
         case "plan":
             return f"the plan of step {event.get('step')}"
         case "tokens":

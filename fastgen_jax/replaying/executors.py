@@ -42,7 +42,7 @@ class LoggedDevice:
         """Raises what kept the logged run from reading a result here."""
         self._fail_as_logged(launching=False)
         event = self._log.peek()
-        if event is None or event.kind in ("plan", "submit", "abort", "shapes", "close"):
+        if event is None or event.kind in ("plan", "submit", "abort", "shapes", "policy", "close"):
             raise NotRead
 
     def _fail_as_logged(self, *, launching: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from fastgen_jax.config import EngineConfig, ResolvedConfig
 from fastgen_jax.engine_setup import EngineSetup
 from fastgen_jax.errors import ReplayError
-from fastgen_jax.replaying.policy_data import policy_to_data
+from fastgen_jax.observe.policy_data import policy_to_data
 from fastgen_jax.scheduling.policy import Policy
 
 FORMAT = 1

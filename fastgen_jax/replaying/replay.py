@@ -12,13 +12,13 @@ from tqdm import tqdm
 from fastgen_jax.engine_setup import EngineSetup
 from fastgen_jax.errors import ReplayError
 from fastgen_jax.observe.log_reader import LoggedEvent, LogReader
+from fastgen_jax.observe.policy_data import policy_from_data
 from fastgen_jax.observe.submissions import Submission
 from fastgen_jax.replaying.checker import Checker, FirstDifference
 from fastgen_jax.replaying.executors import LoggedDevice, LoggedTokens
 from fastgen_jax.replaying.header import RunHeader
 from fastgen_jax.replaying.late_tokenizer import LateTokenizer
 from fastgen_jax.replaying.model_identity import model_digest
-from fastgen_jax.replaying.policy_data import policy_from_data
 from fastgen_jax.replaying.replayer import LogClock, Replayer
 from fastgen_jax.replaying.report import ReplayReport
 from fastgen_jax.scheduling.policy import Policy

@@ -8,6 +8,7 @@ from fastgen_jax.batching import StepShape
 from fastgen_jax.engine import Engine
 from fastgen_jax.errors import EngineClosedError, FastGenError, ReplayError
 from fastgen_jax.observe.log_reader import LoggedEvent, LogReader
+from fastgen_jax.observe.policy_data import policy_from_data
 from fastgen_jax.observe.submissions import Submission, submission_from_data
 from fastgen_jax.replaying.checker import Checker, FirstDifference
 from fastgen_jax.replaying.executors import NotRead
@@ -78,6 +79,8 @@ class Replayer:
                 self._abort(event)
             case "shapes":
                 self._use_shapes(event)
+            case "policy":
+                self._use_policy(event)
             case "close":
                 self._engine.close()
             case "plan":
@@ -119,6 +122,15 @@ class Replayer:
             self._engine.use_shapes([StepShape(*shape) for shape in shapes])
         except TypeError as error:
             raise self._log.damaged(event.line, str(error)) from error
+
+    def _use_policy(self, event: LoggedEvent) -> None:
+        data = self._value(event, "policy", dict)
+        policy = data.get("name") or policy_from_data(data)
+        budget = self._value(event, "token_budget", int)
+        try:
+            self._engine.use_policy(policy, token_budget=budget)
+        except FastGenError as error:
+            self._checker.reject(event, f"the replay refused it ({error})")
 
     def _step(self) -> None:
         try:

@@ -71,6 +71,7 @@ class Scheduler:
             waiting=self._waiting,
             clock=clock,
         )
+        self._clock = clock
         self._live: dict[str, Request] = {}
         self._block_size = config.block_size
         self._step_sizes = config.step_sizes
@@ -82,6 +83,16 @@ class Scheduler:
     def has_unfinished(self) -> bool:
         """True while a submitted request hasn't finished."""
         return bool(self._live)
+
+    def successor(self, config: SchedulerConfig, policy: str | Policy) -> Scheduler:
+        """A scheduler without requests that goes on with this one's clock and counts."""
+        found = Scheduler(config, policy, clock=self._clock)
+        found._num_submitted = self._num_submitted
+        found._num_steps = self._num_steps
+        found._num_preemptions = self._num_preemptions
+        found.pool.index.num_queried_tokens = self.pool.index.num_queried_tokens
+        found.pool.index.num_hit_tokens = self.pool.index.num_hit_tokens
+        return found
 
     @property
     def composes_steps(self) -> bool:

@@ -205,6 +205,35 @@ class NewestFirst:
         return running[0]
 
 
+def test_a_change_of_policy_is_replayed(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    engine = fake_engine(replay_log=path, tokenizer=None, eos_token_ids=())
+    for policy, budget in (("prefill_first", None), (Fcfs(), 8), ("shortest_remaining", 12)):
+        engine.use_policy(policy, token_budget=budget)
+        for length in (3, 8, 5):
+            engine.submit([length] * length, SamplingParams(max_tokens=length))
+        engine.run()
+        # The next change waits for the step that this one has in flight.
+        (late,) = engine.submit([1], SamplingParams(max_tokens=4))
+        engine.step()
+        engine.abort(late.request)
+    engine.close()
+    report = simulate(path)
+    assert report.difference is None, str(report)
+    assert report.num_requests == 12
+    steps = [
+        line["step"]
+        for line in map(json.loads, path.read_text().splitlines()[1:])
+        if line["event"] == "plan"
+    ]
+    assert steps == list(range(len(steps))), "plans are counted on"
+
+    other, line = changed(path, "policy", lambda event: event.update(token_budget=5), number=1)
+    difference = first_difference(other)
+    assert difference.line > line
+    assert difference.field == "tokens", str(difference)
+
+
 def test_a_policy_of_ones_own_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     run(path, 2, policy=NewestFirst(), num_requests=40)

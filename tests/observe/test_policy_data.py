@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgen_jax.errors import ReplayError
-from fastgen_jax.replaying.policy_data import policy_from_data, policy_to_data
+from fastgen_jax.observe.policy_data import policy_from_data, policy_to_data
 from fastgen_jax.scheduling.policy import POLICIES, Deadlines, Fcfs
 
 
@@ -37,7 +37,9 @@ def test_a_class_without_arguments() -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [Deadlines(min_prompt_tokens=3), WithAnArgument(2.0), Unlike()], ids=repr
+    "policy",
+    [Deadlines(min_prompt_tokens=3), WithAnArgument(2.0), Unlike()],
+    ids=lambda policy: type(policy).__name__,
 )
 def test_an_object_that_its_class_does_not_tell(policy: Fcfs) -> None:
     data = policy_to_data(policy)

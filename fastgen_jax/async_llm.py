@@ -16,7 +16,9 @@ from fastgen_jax.errors import EngineClosedError
 from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.llm import LLM, Message, Prompt, request_output
 from fastgen_jax.metrics import EngineMetrics
+from fastgen_jax.observe.explain import Explanation
 from fastgen_jax.observe.observer import Observer
+from fastgen_jax.observe.step_history import StepHistory
 from fastgen_jax.outputs import Delta, RequestOutput
 from fastgen_jax.sampling_params import SamplingParams
 from fastgen_jax.scheduling.policy import Policy
@@ -52,7 +54,16 @@ class AsyncLLM:
 
     async def metrics(self) -> EngineMetrics:
         """Counts since the engine started."""
-        return await asyncio.wrap_future(self._thread.call(self._llm.engine.metrics))
+        return await asyncio.wrap_future(self._thread.call(lambda: self._llm.metrics))
+
+    @property
+    def history(self) -> StepHistory:
+        """The last steps and what they decided, while others are made; as ``LLM.history``."""
+        return self._llm.history
+
+    def explain(self, request_id: str) -> Explanation:
+        """In sentences, what became of a request and why; as ``LLM.explain``."""
+        return self._llm.explain(request_id)
 
     async def use_policy(self, policy: str | Policy, *, token_budget: int | None = None) -> None:
         """As ``LLM.use_policy``; no request may be unfinished."""

@@ -92,6 +92,8 @@ class EngineConfig:
             of them are equally likely but for rounding. Nothing changes once all are on disk.
         replay_log: where to write all that `fastgen replay` needs to run this run again; a log that
             is there already is kept as ``.old``. None: nowhere. See docs/replay.md.
+        step_history: how many of the last steps are kept for ``LLM.explain`` and ``LLM.history``.
+            0: none, and both are refused.
         show_progress: progress bars and one-line notes on standard error.
     """
 
@@ -123,6 +125,7 @@ class EngineConfig:
     compilation_cache_dir: str | None = None
     compile_in_background: bool = False
     replay_log: str | None = None
+    step_history: int = 1000
     show_progress: bool = True
 
     def __post_init__(self) -> None:
@@ -131,6 +134,7 @@ class EngineConfig:
             self._check_count(name, 1)
         self._check_count("max_logprobs", 0)
         self._check_count("seed", 0)
+        self._check_count("step_history", 0)
         optional = ("token_budget", "max_num_seqs", "max_model_len", "max_chained_steps")
         for name in (*optional, "max_chained_tokens", "num_threads"):
             if getattr(self, name) is not None:

@@ -249,6 +249,7 @@ class Engine:
 
     def _launch(self, plan: StepPlan) -> bool:
         """True when the plan had something to run."""
+        self.counters.count_plan(plan)
         for observer in self._observers:
             observer.planned(plan)
         if plan.is_empty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -14,12 +15,14 @@ from tqdm import tqdm
 from fastgen_jax.completion import Completion
 from fastgen_jax.config import EngineConfig
 from fastgen_jax.engine import Engine
-from fastgen_jax.errors import FastGenError, InvalidRequestError, TokenizerError
+from fastgen_jax.errors import ConfigError, FastGenError, InvalidRequestError, TokenizerError
 from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.loaded_model import StartupReport, lend_devices, load_model
 from fastgen_jax.metrics import EngineMetrics
 from fastgen_jax.models.config import ModelConfig
+from fastgen_jax.observe.explain import Explanation
 from fastgen_jax.observe.observer import Observer
+from fastgen_jax.observe.step_history import StepHistory
 from fastgen_jax.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from fastgen_jax.request import FinishReason
 from fastgen_jax.runtime.compile import CompileReport
@@ -53,7 +56,10 @@ class LLM:
     ) -> None:
         """``observers`` are told of every plan, result and end while the engine runs."""
         self._config = _engine_config(config, settings)
-        self._loaded = load_model(model, self._config, observers=observers)
+        num_steps = self._config.step_history
+        self._history = StepHistory(num_steps) if num_steps else None
+        kept = () if self._history is None else (self._history,)
+        self._loaded = load_model(model, self._config, observers=(*kept, *observers))
         self._engine = self._loaded.engine
 
     @property
@@ -84,7 +90,39 @@ class LLM:
     @property
     def metrics(self) -> EngineMetrics:
         """Counts since the engine started."""
-        return self._engine.metrics()
+        return replace(
+            self._engine.metrics(),
+            num_programs=self._loaded.num_programs,
+            num_compilations_since_start=self._loaded.num_compilations_since_start,
+        )
+
+    @property
+    def history(self) -> StepHistory:
+        """The last steps and what they decided, as tables and pictures; from any thread.
+
+        Raises:
+            ConfigError: EngineConfig.step_history is 0.
+        """
+        if self._history is None:
+            raise ConfigError(
+                "no steps are kept, so none can be explained",
+                field="step_history",
+                value=0,
+                remedy="build the LLM with step_history=1000, its default",
+            )
+        return self._history
+
+    def explain(self, request_id: str) -> Explanation:
+        """In sentences, what became of a request and why; from any thread.
+
+        ``request_id`` is ``RequestOutput.request_id``; "3" stands for its completions "3-0" and
+        "3-1" too.
+
+        Raises:
+            InvalidRequestError: no such request ran in the steps that are kept.
+            ConfigError: EngineConfig.step_history is 0.
+        """
+        return self.history.explain(request_id)
 
     def generate(
         self,

@@ -34,7 +34,12 @@ from fastgen_jax.parallel.hosts import current_hosts
 from fastgen_jax.parallel.mesh import make_mesh, num_shares
 from fastgen_jax.replaying.header import RunHeader
 from fastgen_jax.replaying.model_identity import logged_model
-from fastgen_jax.runtime.compile import BackgroundCompilation, CompileReport, cache_directory
+from fastgen_jax.runtime.compile import (
+    BackgroundCompilation,
+    CompilationCount,
+    CompileReport,
+    cache_directory,
+)
 from fastgen_jax.runtime.leading import (
     LeadingExecutor,
     follow_leader,
@@ -79,6 +84,7 @@ class LoadedModel:
     tokenizer: Tokenizer | None
     startup: StartupReport
     compilation: BackgroundCompilation
+    compilations: CompilationCount
 
     def compile_report(self) -> CompileReport:
         """What compiling everything took; waits until everything is compiled."""
@@ -90,7 +96,18 @@ class LoadedModel:
         try:
             self.compilation.wait()
         finally:
+            self.compilations.stop()
             self.engine.close()
+
+    @property
+    def num_programs(self) -> int:
+        """Programs that are ready to run."""
+        return self.compilation.num_ready
+
+    @property
+    def num_compilations_since_start(self) -> int:
+        """Programs that XLA compiled in this process since the engine was ready, for anybody."""
+        return self.compilations.count
 
 
 def load_model(
@@ -190,6 +207,7 @@ def load_model(
             memory_plan=runtime.memory_plan,
         ),
         compilation=runtime.compilation,
+        compilations=CompilationCount(),
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+
+import numpy as np
 
 from fastgen_jax.batching import StepShape
 from fastgen_jax.completion import Completion
+from fastgen_jax.markup import table
 from fastgen_jax.scheduling.metrics import SchedulerMetrics
-from fastgen_jax.scheduling.plan import StepPlan
+from fastgen_jax.scheduling.plan import Reason, StepPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +23,17 @@ class EngineMetrics:
         num_steps: steps launched; those of a chain count each.
         num_step_tokens: tokens computed, those recomputed or dropped included.
         num_padding_tokens: places of the compiled shapes that held no token.
-        num_decode_tokens: of num_step_tokens, decodes.
+        num_decode_tokens: of num_step_tokens, decodes; the rest is prefill.
+        num_recomputed_tokens: of the prefill tokens, those that had been computed before their
+            request was preempted.
+        reasons: how often a plan gave each reason; a chain's decodes count once a step.
         steps_by_shape: steps launched per compiled shape.
         num_finished: ended requests by finish reason.
         num_prompt_tokens: prompt tokens of ended requests.
         num_output_tokens: output tokens of ended requests.
+        num_programs: compiled programs that are ready; 0 for an engine without any.
+        num_compilations_since_start: programs that XLA compiled in this process since the engine
+            was ready. Those of ``compile_in_background``, and of other JAX code; else 0.
     """
 
     scheduler: SchedulerMetrics
@@ -32,16 +41,46 @@ class EngineMetrics:
     num_step_tokens: int
     num_padding_tokens: int
     num_decode_tokens: int
+    num_recomputed_tokens: int
+    reasons: dict[Reason, int]
     steps_by_shape: dict[StepShape, int]
     num_finished: dict[str, int]
     num_prompt_tokens: int
     num_output_tokens: int
+    num_programs: int = 0
+    num_compilations_since_start: int = 0
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Tokens computed of prompts, and after preemptions again."""
+        return self.num_step_tokens - self.num_decode_tokens
 
     @property
     def padding_fraction(self) -> float:
         """Share of the launched places that held no token."""
         places = self.num_step_tokens + self.num_padding_tokens
         return self.num_padding_tokens / places if places else 0.0
+
+    def as_dict(self) -> dict[str, int | float]:
+        """Everything as plain numbers by dotted names, such as "reasons.no_row"."""
+        grouped = ("scheduler", "reasons", "steps_by_shape", "num_finished")
+        names = [field.name for field in fields(self) if field.name not in grouped]
+        flat: dict[str, int | float] = {name: getattr(self, name) for name in names}
+        flat["num_prefill_tokens"] = self.num_prefill_tokens
+        flat["padding_fraction"] = self.padding_fraction
+        for name, value in asdict(self.scheduler).items():
+            flat[f"scheduler.{name}"] = value
+        flat["scheduler.prefix_hit_rate"] = self.scheduler.prefix_hit_rate
+        for reason, number in self.reasons.items():
+            flat[f"reasons.{reason.value}"] = number
+        for shape, number in self.steps_by_shape.items():
+            flat[f"steps_by_shape.{shape.num_tokens}x{shape.num_rows}"] = number
+        for finish, number in self.num_finished.items():
+            flat[f"num_finished.{finish}"] = number
+        return flat
+
+    def _repr_html_(self) -> str:
+        return table(self.as_dict().items(), head=("metric", "value"))
 
 
 @dataclass(slots=True)
@@ -51,10 +90,29 @@ class StepCounters:
     num_step_tokens: int = 0
     num_padding_tokens: int = 0
     num_decode_tokens: int = 0
+    num_recomputed_tokens: int = 0
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     steps_by_shape: Counter[StepShape] = field(default_factory=Counter)
     num_finished: Counter[str] = field(default_factory=Counter)
+    reasons: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
+
+    def count_plan(self, plan: StepPlan) -> None:
+        """Add a plan's decisions, without making them; also of one that isn't launched."""
+        reasons = self.reasons
+        num_decodes = plan.num_decode_tokens
+        if num_decodes:
+            reasons[Reason.DECODE] += num_decodes * plan.chain_length
+        num_prompts = len(plan.rows.requests) - num_decodes
+        if num_prompts:
+            num_last = int(np.count_nonzero(plan.rows.samples)) - num_decodes
+            reasons[Reason.LAST_CHUNK] += num_last
+            reasons[Reason.CHUNK] += num_prompts - num_last
+            self.num_recomputed_tokens += _num_recomputed(plan)
+        for _, reason in plan.waits:
+            reasons[reason] += 1
+        if plan.preempted:
+            reasons[Reason.PREEMPTED] += len(plan.preempted)
 
     def count_step(self, plan: StepPlan, shape: StepShape) -> None:
         """Add what was launched: a step, or a chain of them."""
@@ -80,8 +138,21 @@ class StepCounters:
             num_step_tokens=self.num_step_tokens,
             num_padding_tokens=self.num_padding_tokens,
             num_decode_tokens=self.num_decode_tokens,
+            num_recomputed_tokens=self.num_recomputed_tokens,
+            reasons=dict(self.reasons),
             steps_by_shape=dict(self.steps_by_shape),
             num_finished=dict(self.num_finished),
             num_prompt_tokens=self.num_prompt_tokens,
             num_output_tokens=self.num_output_tokens,
         )
+
+
+def _num_recomputed(plan: StepPlan) -> int:
+    """Tokens of the plan's chunks that their requests had computed before a preemption."""
+    total = 0
+    for index in range(plan.num_settled, len(plan.rows.requests)):
+        lost = plan.rows.requests[index].num_lost_tokens
+        if lost:
+            start, length = int(plan.rows.starts[index]), int(plan.rows.lengths[index])
+            total += max(min(start + length, lost) - start, 0)
+    return total

@@ -54,6 +54,7 @@ class Request:
         row: the device row held while running, else -1.
         block_ids: blocks held, in order of position.
         num_cached_tokens: prompt tokens found in the prefix cache since the last admission.
+        num_lost_tokens: the most that were computed when it was preempted; 0 before.
     """
 
     request_id: str
@@ -75,6 +76,7 @@ class Request:
     num_hashed_blocks: int = 0
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    num_lost_tokens: int = 0
     num_skips: int = 0
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None

@@ -63,6 +63,7 @@ REFUSED: dict[str, list[Any]] = {
     "implementation": ["cuda", "", None],
     "load_format": ["onnx", "", None],
     "compile_in_background": [0, 1, "yes", None],
+    "step_history": [-1, 1.5, None, True],
     "show_progress": [0, 1, "no", None],
 }
 # The scheduler refuses an unknown policy (tests/scheduling/test_policy.py); a directory is a path.
@@ -95,6 +96,7 @@ EVERYTHING_SET = EngineConfig(
     compilation_cache_dir='a "quoted" \\ place',
     compile_in_background=True,
     replay_log="run.jsonl",
+    step_history=10,
     show_progress=False,
 )
 

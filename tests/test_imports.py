@@ -13,7 +13,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastgen_jax"
 
 # Package -> what it may import of fastgen_jax besides itself and the leaves.
-LEAVES = {"errors", "config", "sampling_params", "request", "outputs", "latency_targets"}
+LEAVES = {
+    "config",
+    "errors",
+    "latency_targets",
+    "markup",
+    "outputs",
+    "request",
+    "sampling_params",
+}
 ALLOWED = {
     "kv": set(),
     "scheduling": {"kv"},

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,13 @@ class BackgroundCompilation:
         self._started = time.perf_counter()
         self._futures = [self._pool.submit(get, program) for program in self._programs]
 
+    @property
+    def num_ready(self) -> int:
+        """Programs that are compiled or read by now."""
+        return len(self._first.records) + sum(
+            future.done() and future.exception() is None for future in self._futures
+        )
+
     def wait(self) -> CompileReport:
         """The report of everything that was begun, when the last of it is compiled."""
         if self._report is None:
@@ -220,6 +227,23 @@ def count_events(event: str, *, on_this_thread: bool = False) -> Iterator[EventC
 def count_compilations() -> AbstractContextManager[EventCount]:
     """A context that counts the programs which XLA compiles in this process."""
     return count_events(_COMPILE_EVENT)
+
+
+class CompilationCount:
+    """Counts the programs that XLA compiles in this process until it is stopped."""
+
+    def __init__(self) -> None:
+        self._counting = ExitStack()
+        self._seen = self._counting.enter_context(count_compilations())
+
+    @property
+    def count(self) -> int:
+        """How many so far."""
+        return self._seen.count
+
+    def stop(self) -> None:
+        """Count no further; stopping twice is harmless."""
+        self._counting.close()
 
 
 def _read(program: Program, cache: ProgramCache) -> tuple[CompiledProgram, CompileRecord] | None:

@@ -112,6 +112,7 @@ class DecodePass:
     def _preempt(self, draft: PlanDraft, victim: Request, winner: Request) -> None:
         self._running.vacate(victim)
         victim.state = RequestState.WAITING
+        victim.num_lost_tokens = max(victim.num_lost_tokens, victim.num_computed_tokens)
         victim.num_computed_tokens = 0
         victim.num_preemptions += 1
         draft.preempted.append((victim, winner.request_id))

@@ -14,6 +14,10 @@ from fastgen_jax.sampling_params import SamplingParams
 if TYPE_CHECKING:
     from fastgen_jax.async_llm import AsyncLLM
     from fastgen_jax.llm import LLM, follow
+    from fastgen_jax.observe.explain import Explanation
+    from fastgen_jax.observe.observer import Observer
+    from fastgen_jax.observe.step_history import StepHistory
+    from fastgen_jax.observe.timeline import Timeline
     from fastgen_jax.parallel.hosts import join_hosts
     from fastgen_jax.pipeline import Pipeline, Response, pipeline
     from fastgen_jax.replaying.replay import replay
@@ -27,15 +31,19 @@ __all__ = [
     "CompletionOutput",
     "Delta",
     "EngineConfig",
+    "Explanation",
     "FastGenError",
     "FinishReason",
     "Logprob",
+    "Observer",
     "Pipeline",
     "ReplayReport",
     "RequestMetrics",
     "RequestOutput",
     "Response",
     "SamplingParams",
+    "StepHistory",
+    "Timeline",
     "__version__",
     "follow",
     "join_hosts",
@@ -43,12 +51,16 @@ __all__ = [
     "replay",
 ]
 
-# Only these need jax; scheduling and simulation must import without it.
+# Models need jax, without which scheduling and simulation must import; nobody else needs the rest.
 _LAZY = {
     "LLM": "llm",
     "AsyncLLM": "async_llm",
+    "Explanation": "observe.explain",
+    "Observer": "observe.observer",
     "Pipeline": "pipeline",
     "Response": "pipeline",
+    "StepHistory": "observe.step_history",
+    "Timeline": "observe.timeline",
     "follow": "llm",
     "join_hosts": "parallel.hosts",
     "pipeline": "pipeline",

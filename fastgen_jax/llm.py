@@ -18,6 +18,7 @@ from fastgen_jax.engine import Engine
 from fastgen_jax.errors import ConfigError, FastGenError, InvalidRequestError, TokenizerError
 from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.loaded_model import StartupReport, lend_devices, load_model
+from fastgen_jax.markup import Markup, element, joined
 from fastgen_jax.metrics import EngineMetrics
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.observe.explain import Explanation
@@ -249,6 +250,11 @@ class LLM:
     def close(self) -> None:
         """Abort what is unfinished and free every device buffer; closing twice is harmless."""
         self._loaded.close()
+
+    def _repr_html_(self) -> str:
+        model = self.model_config
+        size = f"{model.num_layers} layers of width {model.hidden_size}"
+        return joined([element("div", f"LLM: {size}"), Markup(self.startup._repr_html_())])
 
     def __enter__(self) -> LLM:
         return self

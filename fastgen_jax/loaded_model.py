@@ -20,6 +20,7 @@ from fastgen_jax.config import EngineConfig, ResolvedConfig, resolve_config
 from fastgen_jax.engine import Engine
 from fastgen_jax.engine_setup import EngineSetup
 from fastgen_jax.errors import ConfigError
+from fastgen_jax.markup import Markup, joined, table
 from fastgen_jax.model_files import ModelFiles, open_model, open_tokenizer, weight_source
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model
@@ -71,6 +72,13 @@ class StartupReport:
     total_seconds: float
     load_seconds: float
     memory_plan: MemoryPlan
+
+    def _repr_html_(self) -> str:
+        times = [
+            ("start", f"{self.total_seconds:.2f} s"),
+            ("loading weights, beside compiling", f"{self.load_seconds:.2f} s"),
+        ]
+        return joined([table(times), Markup(self.memory_plan._repr_html_())])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,24 +95,38 @@ class StepCounters:
     num_output_tokens: int = 0
     steps_by_shape: Counter[StepShape] = field(default_factory=Counter)
     num_finished: Counter[str] = field(default_factory=Counter)
-    reasons: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
+    # A number for each reason: a dictionary of them is asked for too slowly for every step.
+    num_decodes: int = 0
+    num_chunks: int = 0
+    num_last_chunks: int = 0
+    num_preempted: int = 0
+    waits: Counter[Reason] = field(default_factory=Counter)
 
     def count_plan(self, plan: StepPlan) -> None:
         """Add a plan's decisions, without making them; also of one that isn't launched."""
-        reasons = self.reasons
         num_decodes = plan.num_decode_tokens
-        if num_decodes:
-            reasons[Reason.DECODE] += num_decodes * plan.chain_length
+        self.num_decodes += num_decodes * plan.chain_length
         num_prompts = len(plan.rows.requests) - num_decodes
         if num_prompts:
             num_last = int(np.count_nonzero(plan.rows.samples)) - num_decodes
-            reasons[Reason.LAST_CHUNK] += num_last
-            reasons[Reason.CHUNK] += num_prompts - num_last
-            self.num_recomputed_tokens += _num_recomputed(plan)
+            self.num_last_chunks += num_last
+            self.num_chunks += num_prompts - num_last
+            if self.num_preempted:
+                self.num_recomputed_tokens += _num_recomputed(plan)
         for _, reason in plan.waits:
-            reasons[reason] += 1
-        if plan.preempted:
-            reasons[Reason.PREEMPTED] += len(plan.preempted)
+            self.waits[reason] += 1
+        self.num_preempted += len(plan.preempted)
+
+    @property
+    def reasons(self) -> dict[Reason, int]:
+        """How often each reason was given."""
+        ran = {
+            Reason.DECODE: self.num_decodes,
+            Reason.CHUNK: self.num_chunks,
+            Reason.LAST_CHUNK: self.num_last_chunks,
+            Reason.PREEMPTED: self.num_preempted,
+        }
+        return {reason: ran.get(reason, 0) + self.waits[reason] for reason in Reason}
 
     def count_step(self, plan: StepPlan, shape: StepShape) -> None:
         """Add what was launched: a step, or a chain of them."""
@@ -139,7 +153,7 @@ class StepCounters:
             num_padding_tokens=self.num_padding_tokens,
             num_decode_tokens=self.num_decode_tokens,
             num_recomputed_tokens=self.num_recomputed_tokens,
-            reasons=dict(self.reasons),
+            reasons=self.reasons,
             steps_by_shape=dict(self.steps_by_shape),
             num_finished=dict(self.num_finished),
             num_prompt_tokens=self.num_prompt_tokens,

@@ -96,6 +96,11 @@ class RequestOutput:
         """The first completion's times and costs."""
         return self.outputs[0].metrics
 
+    def _repr_html_(self) -> str:
+        from fastgen_jax.observe.output_html import output_html
+
+        return output_html(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:

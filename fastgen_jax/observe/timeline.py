@@ -203,5 +203,5 @@ def _legend(y: float) -> list[Markup]:
         height = 3.0 if kind in ("fg-wait", "fg-lost") else 10.0
         shapes.append(rect(kind, x, y - 4 - height / 2, 14, height))
         shapes.append(text(label, x + 19, y))
-        x += 36 + 6.2 * len(label)
+        x += 38 + 5.6 * len(label)
     return shapes

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from fastgen_jax.errors import ConfigError
+from fastgen_jax.markup import element, table
 from fastgen_jax.runtime.compile import CompiledProgram
 
 
@@ -51,20 +52,32 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         """A table in MiB."""
+        body = [f"  {name:<17}{_mib(size)} MiB  {note}".rstrip() for name, size, note in self._rows]
+        return "\n".join([self._title, *body])
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{_mib(size)} MiB", note) for name, size, note in self._rows]
+        return element("div", element("b", self._title), table(rows))
+
+    @property
+    def _title(self) -> str:
+        of_each = f" of each of {self.num_devices} devices" if self.num_devices > 1 else ""
+        return f"Memory plan{of_each}"
+
+    @property
+    def _rows(self) -> list[tuple[str, int, str]]:
+        """Name, bytes and note of each use."""
         tokens = (self.num_blocks - 1) * self.block_size
         note = f"{self.num_blocks} blocks of {self.block_size} tokens: {tokens:,} tokens"
         if self.kv_head_repeats > 1:
             note += f"; each kv head is on {self.kv_head_repeats} devices"
-        lines = [
+        return [
             ("weights", self.weights, ""),
             ("row state", self.row_state, ""),
             ("step (temporary)", self.step, ""),
             ("KV cache", self.kv_cache, note),
             ("total", self.total, f"of {_mib(self.available).strip()} MiB available"),
         ]
-        body = [f"  {name:<17}{_mib(size)} MiB  {note}".rstrip() for name, size, note in lines]
-        of_each = f" of each of {self.num_devices} devices" if self.num_devices > 1 else ""
-        return "\n".join([f"Memory plan{of_each}", *body])
 
 
 def available_bytes(device: Any) -> int:

@@ -15,7 +15,8 @@ class Markup(str):
 def element(name: str, *content: str, attributes: Mapping[str, object] | None = None) -> Markup:
     """An element; attributes and plain content are escaped, ``Markup`` is taken as it is."""
     given = "".join(
-        f' {key}="{escape(_attribute(value))}"' for key, value in (attributes or {}).items()
+        f' {key}="{escape(_attribute(value)).replace("\n", "&#10;")}"'
+        for key, value in (attributes or {}).items()
     )
     inner = joined(content)
     return Markup(f"<{name}{given}>{inner}</{name}>" if inner else f"<{name}{given}/>")

@@ -180,16 +180,13 @@ def _came_back(life: RequestLife, stay: Stay, lost: int) -> list[str]:
     first = stay.first_run
     if first is None:
         return []
-    found = f"found {stay.num_cached:,} of them in the prefix cache and " if stay.num_cached else ""
-    if not lost:  # that lies before the window
-        return [f"It came back in step {life.steps[first.position].index}."]
+    back = f"It came back in step {life.steps[first.position].index}"
+    if not stay.chunks or not lost:  # all is in the cache, or what was lost lies before the window
+        return [f"{back}."]
     again = sum(max(min(c.start + c.num_tokens, lost) - c.start, 0) for c in stay.chunks)
-    return [
-        f"It came back in step {life.steps[first.position].index}, {found}computed "
-        f"{words.count(again, 'token')} again, {_chunks(life, stay)}."
-        if stay.chunks
-        else f"It came back in step {life.steps[first.position].index}."
-    ]
+    found = f", found {stay.num_cached:,} of them in the prefix cache" if stay.num_cached else ""
+    chunks = words.chunks([chunk.num_tokens for chunk in stay.chunks])
+    return [f"{back}{found} and computed {again:,} again, in {chunks}."]
 
 
 def _pace(life: RequestLife) -> list[str]:
@@ -200,7 +197,9 @@ def _pace(life: RequestLife) -> list[str]:
     mean = words.seconds(took / (len(tokens) - 1))
     gap = slowest_gap(life)
     beginning = "After that" if tokens[0].number == 1 else "In the steps that are kept"
-    told = [f"{beginning} it got {words.count(len(tokens) - 1, 'token')}, {mean} apart on average."]
+    if len(tokens) == 2:
+        return [f"{beginning} it got one token, {mean} later."]
+    told = [f"{beginning} it got {len(tokens) - 1:,} tokens, {mean} apart on average."]
     return told if gap is None else [*told, gap]
 
 

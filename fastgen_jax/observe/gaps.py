@@ -38,7 +38,9 @@ def _cause(life: RequestLife, before: TokenTime, after: TokenTime) -> str:
     if waits:
         number = words.count(len(waits), "step")
         return f"{number} left it out {words.because(waits[0].reason)}"
-    steps = life.steps[before.position + 1 : after.position + 1]
+    # Tokens of one chain come from the same launch.
+    first = min(before.position + 1, after.position)
+    steps = life.steps[first : after.position + 1]
     timed = [step for step in steps if not math.isnan(step.seconds)]
     if not timed:
         return "its step's times aren't known"
@@ -47,7 +49,7 @@ def _cause(life: RequestLife, before: TokenTime, after: TokenTime) -> str:
     if pause > longest.seconds / 2:
         return f"nobody stepped the engine for {words.seconds(pause)}"
     took = f"step {longest.index} took {words.seconds(longest.seconds)}"
-    return f"{took}: {_carried(life, longest, after)}"
+    return f"{took} since {_carried(longest)}"
 
 
 def _pause(life: RequestLife, step: StepRecord) -> float:
@@ -61,7 +63,7 @@ def _pause(life: RequestLife, step: StepRecord) -> float:
     return 0.0
 
 
-def _carried(life: RequestLife, step: StepRecord, token: TokenTime) -> str:
+def _carried(step: StepRecord) -> str:
     plan = step.plan
     ids = [
         row.request.request_id
@@ -71,8 +73,7 @@ def _carried(life: RequestLife, step: StepRecord, token: TokenTime) -> str:
     num_chained = f" in a chain of {plan.chain_length}" if plan.chain_length > 1 else ""
     decodes = words.count(plan.num_decode_tokens, "decode") + num_chained
     if not ids:
-        mates = "" if num_chained or plan.num_decode_tokens > 1 else ", this one"
-        return f"it carried {decodes} and nothing else{mates}"
+        return f"it carried {decodes} and nothing else"
     beside = f" beside {decodes}" if plan.num_decode_tokens else ""
     number = words.count(step.num_prefill_tokens, "prompt token")
     return f"it carried {number} of {words.named(ids)}{beside}"

@@ -108,7 +108,12 @@ def _lane(life: RequestLife, axis: TimeAxis) -> Lane:
         if kind == "wait":
             end = _until(life, members[-1], axis)
         else:
-            begin = max(begin, life.steps[members[0].position].start)
+            first = life.steps[members[0].position]
+            if first.start > begin:
+                tooltip = f"request {request_id}: waited for step {first.index} to begin"
+                waited = "lost" if is_lost else "wait"
+                segments.append(Segment(kind=waited, start=begin, end=first.start, tooltip=tooltip))
+                begin = first.start
             end = axis.end if math.isnan(last.end) else last.end
             is_lost = False
         tooltip = (

@@ -107,10 +107,11 @@ class StepHistory(Observer):
         """
         with self._lock:
             traces, requests = list(self._steps), tuple(self._requests.values())
-            before, is_cut = self._before, self._is_cut
+            forgotten, is_cut = self._forgotten, self._is_cut
         if self._has_shapes:  # one whose launch is under way can't be told yet
             traces = [t for t in traces if t.shape is not None or t.plan.is_empty]
-        steps = timed(traces, before)
+        times = [] if forgotten is None else forgotten.read_times
+        steps = timed(traces, times[-1] if times else -math.inf)
         if first is not None or last is not None:
             low = -1 if first is None else first
             high = self._next_step if last is None else last
@@ -191,13 +192,13 @@ class StepHistory(Observer):
         self._requests: dict[str, RequestTrace] = {}
         self._ended: deque[tuple[int, RequestTrace]] = deque()
         self._next_step = 0
-        self._before = -math.inf
+        self._forgotten: StepTrace | None = None
         self._is_cut = False
 
     def _forget(self, oldest: StepTrace) -> None:
         self._is_cut = True
-        if oldest.read_times:
-            self._before = oldest.read_times[-1]
+        if not oldest.plan.is_empty:
+            self._forgotten = oldest  # its result may still come
         first = oldest.plan.step_index
         while self._ended and self._ended[0][0] <= first:
             self._drop(self._ended.popleft()[1])

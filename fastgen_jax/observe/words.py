@@ -29,6 +29,8 @@ def because(reason: Reason | None) -> str:
 
 def seconds(value: float) -> str:
     """A duration with two or three digits and its unit."""
+    if value <= 0:
+        return "0 s"
     if value < 0.0005:
         return f"{1e6 * value:.0f} µs"
     if value < 0.0995:

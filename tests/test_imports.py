@@ -114,6 +114,8 @@ def test_the_reader_of_imports_notices_one(tmp_path: Path) -> None:
         "fastgen_jax.kv.pool",
         "fastgen_jax.bench.sla",
         "fastgen_jax.replaying.replay",
+        "fastgen_jax.observe.step_history",
+        "fastgen_jax.observe.timeline",
         "fastgen_jax.sim.simulator",
         "fastgen_jax.text",
         "fastgen_jax.engine",

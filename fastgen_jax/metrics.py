@@ -95,12 +95,12 @@ class StepCounters:
     num_output_tokens: int = 0
     steps_by_shape: Counter[StepShape] = field(default_factory=Counter)
     num_finished: Counter[str] = field(default_factory=Counter)
-    # A number for each reason: a dictionary of them is asked for too slowly for every step.
+    # Not a dictionary by reason: enumerations are hashed in Python, too slowly for every step.
     num_decodes: int = 0
     num_chunks: int = 0
     num_last_chunks: int = 0
     num_preempted: int = 0
-    waits: Counter[Reason] = field(default_factory=Counter)
+    waits: Counter[str] = field(default_factory=Counter)
 
     def count_plan(self, plan: StepPlan) -> None:
         """Add a plan's decisions, without making them; also of one that isn't launched."""
@@ -114,7 +114,7 @@ class StepCounters:
             if self.num_preempted:
                 self.num_recomputed_tokens += _num_recomputed(plan)
         for _, reason in plan.waits:
-            self.waits[reason] += 1
+            self.waits[reason._value_] += 1
         self.num_preempted += len(plan.preempted)
 
     @property
@@ -126,7 +126,7 @@ class StepCounters:
             Reason.LAST_CHUNK: self.num_last_chunks,
             Reason.PREEMPTED: self.num_preempted,
         }
-        return {reason: ran.get(reason, 0) + self.waits[reason] for reason in Reason}
+        return {reason: ran.get(reason, 0) + self.waits[reason.value] for reason in Reason}
 
     def count_step(self, plan: StepPlan, shape: StepShape) -> None:
         """Add what was launched: a step, or a chain of them."""

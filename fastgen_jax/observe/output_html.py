@@ -74,5 +74,5 @@ def _note(completion: CompletionOutput) -> Markup:
     if first is not None:
         told.append(f"first token after {first:.3g} s")
     if completion.logprobs is not None:
-        told.append("the darker a token's ground, the less likely it was")
+        told.append("the stronger a token's colour, the less likely it was")
     return joined([element("div", ", ".join(told), attributes=_NOTE)])

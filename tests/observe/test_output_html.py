@@ -51,7 +51,7 @@ def test_text_is_shown_escaped() -> None:
     assert EVIL in "".join(shown(output(error=EVIL)).itertext())
 
 
-def test_tokens_are_the_darker_the_less_likely_they_were() -> None:
+def test_tokens_are_coloured_the_more_the_less_likely_they_were() -> None:
     likely = {5: Logprob(0.0, 1, EVIL), 6: Logprob(-9.0, 2, "b")}
     unlikely = {6: Logprob(-3.0, 4, "b"), 5: Logprob(-0.1, 1, EVIL)}
     spans = list(shown(output(token_ids=(5, 6), logprobs=(likely, unlikely))).iter("span"))

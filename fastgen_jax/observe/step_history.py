@@ -28,9 +28,10 @@ class StepHistory(Observer):
     """The last ``max_steps`` plans of one engine or simulation, and the requests of that time.
 
     Keeping a step costs about two microseconds: the plan is kept as it is, and everything else is
-    made of it when somebody asks. 1000 steps hold 4 MiB with 32 rows and 12 MiB with 256, and with
-    long prompts more: a kept plan holds its requests, some 44 bytes for each of their tokens. May be asked from any thread while the engine steps. A history
-    given to a ``Simulator`` begins anew with each run.
+    made of it when somebody asks. 1000 steps hold 4 MiB with 32 rows and 12 MiB with 256, and more
+    with long prompts: a kept plan holds its requests, some 44 bytes for each of their tokens.
+    May be asked from any thread while the engine steps. A history given to a ``Simulator`` begins
+    anew with each run.
 
     Raises:
         ConfigError: max_steps isn't positive.

@@ -37,7 +37,7 @@ def history() -> StepHistory:
     made = StepHistory()
     cost = TableCost.scaled(LLAMA_2_13B_A100_MS)
     workload = OpenLoop(rate=8, num_requests=16, mix=mix, seed=SEED)
-    Simulator(config, cost, observers=[made]).run(workload)
+    Simulator(config, cost, observers=[made], merge_decodes=False).run(workload)
     return made
 
 

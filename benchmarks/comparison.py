@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.timing import Spread
 from benchmarks.workload import Workload
+from fastgen_jax.bench.spread import Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,13 +23,13 @@ from benchmarks.decode_floor import DecodeCost, DecodeFloor
 from benchmarks.engine_turns import note
 from benchmarks.gemm_rate import GemmRate, measure_gemm
 from benchmarks.llama_tools import num_threads
-from benchmarks.machine import load_average
 from benchmarks.matmul_limit import read_model_config
 from benchmarks.measurement import write_measurement
 from benchmarks.memory_read import ReadRate, measure_memory_read
 from benchmarks.steady_decode import SteadyDecode
-from benchmarks.timing import Spread
 from benchmarks.weight_bytes import dense_weight_bytes, gguf_weight_bytes
+from fastgen_jax.bench.machine import load_average
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.config import EngineConfig
 from fastgen_jax.kv.layout import blocks_for
 from fastgen_jax.loaded_model import load_model

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.engine_process import IDLE_SHARE, EngineProcess
-from benchmarks.machine import load_average
 from benchmarks.workload import WorkloadRequest
+from fastgen_jax.bench.machine import load_average
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import Spread, time_in_turns
+from benchmarks.timing import time_in_turns
+from fastgen_jax.bench.spread import Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,11 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float
 
-from benchmarks.machine import load_average, machine_facts
-from benchmarks.timing import Spread, time_in_turns
+from benchmarks.timing import time_in_turns
 from benchmarks.workload import Mix, Workload, draw_workload
 from fastgen_jax.batching import StepShape
+from fastgen_jax.bench.machine import load_average, machine_facts
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.config import EngineConfig, resolve_config
 from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.models.sources import resolve_model

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import load_average, machine_facts
+from fastgen_jax.bench.machine import load_average, machine_facts
 
 
 def write_measurement(

@@ -21,9 +21,9 @@ import numpy as np
 import tyro
 
 from benchmarks.llama_tools import num_threads
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
-from benchmarks.timing import Spread
+from fastgen_jax.bench.machine import load_average
+from fastgen_jax.bench.spread import Spread
 
 SOURCE = Path(__file__).with_name("memory_read.cc")
 COMPILERS = ("c++", "g++", "clang++")

@@ -21,10 +21,10 @@ import tyro
 
 from benchmarks.engine_turns import note
 from benchmarks.load_once import Form, Load
-from benchmarks.machine import load_average
 from benchmarks.made_up_llama import LlamaSizes, write_llama
 from benchmarks.measurement import write_measurement
-from benchmarks.timing import Spread
+from fastgen_jax.bench.machine import load_average
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.conversion import convert
 
 MADE_UP = LlamaSizes(

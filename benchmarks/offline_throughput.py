@@ -34,9 +34,9 @@ from benchmarks.engine_commands import (
 )
 from benchmarks.engine_turns import EngineTurns, note
 from benchmarks.llama_tools import BatchedBench, BatchedRate
-from benchmarks.machine import load_average, machine_facts
-from benchmarks.timing import Spread
 from benchmarks.workload import Mix, Workload, draw_workload
+from fastgen_jax.bench.machine import load_average, machine_facts
+from fastgen_jax.bench.spread import Spread
 
 OWN = "fastgen_jax"
 LLAMA = "llama.cpp"

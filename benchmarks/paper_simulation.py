@@ -22,7 +22,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
 from benchmarks.paper_engines import ENGINES, SCALED, OwnCosts, PaperEngine, simulator
 from benchmarks.paper_figures import (
@@ -37,6 +36,7 @@ from benchmarks.paper_figures import (
     TOKEN_SECONDS,
 )
 from benchmarks.paper_plots import draw
+from fastgen_jax.bench.machine import load_average
 from fastgen_jax.bench.sla import ServiceLevel, effective_throughput
 from fastgen_jax.bench.summary import summarize
 from fastgen_jax.sim.result import SimulationResult

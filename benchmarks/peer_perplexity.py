@@ -17,9 +17,9 @@ from typing import Any
 
 import tyro
 
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
 from benchmarks.quantization_quality import measure, perplexity, read_texts, tokenized
+from fastgen_jax.bench.machine import load_average
 
 PEER = Path(__file__).parent / "peers" / "transformers_perplexity.py"
 

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine_facts
+from fastgen_jax.bench.machine import machine_facts
 from fastgen_jax.plan import Plan, plan
 from fastgen_jax.plan.report import StepPlanned
 

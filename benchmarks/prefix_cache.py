@@ -18,10 +18,10 @@ import tyro
 
 from benchmarks.engine_commands import EngineSizes, own_command
 from benchmarks.engine_turns import EngineTurns, note
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
-from benchmarks.timing import Spread
 from benchmarks.workload import WorkloadRequest
+from fastgen_jax.bench.machine import load_average
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.kv.layout import blocks_for
 
 CACHED, PLAIN = "prefix cache on", "prefix cache off"

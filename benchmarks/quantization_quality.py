@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
 from benchmarks.shuffled_model import write_shuffled
+from fastgen_jax.bench.machine import load_average
 
 if TYPE_CHECKING:
     from fastgen_jax.outputs import RequestOutput

@@ -11,9 +11,9 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
 from benchmarks.paper_engines import COLLECTIVE_PER_TOKEN, FLOPS_RATIO, PER_KEY
+from fastgen_jax.bench.machine import load_average
 from fastgen_jax.scheduling.scheduler import SchedulerConfig
 from fastgen_jax.sim.costs.table import LLAMA_2_13B_A100_MS, TableCost
 from fastgen_jax.sim.simulator import Simulator

@@ -26,7 +26,6 @@ from benchmarks.engine_commands import (
 )
 from benchmarks.engine_turns import EngineTurns, note
 from benchmarks.llama_tools import SingleBench, SingleRate, num_threads
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
 from benchmarks.memory_read import ReadRate, measure_memory_read
 from benchmarks.stream_numbers import (
@@ -37,9 +36,10 @@ from benchmarks.stream_numbers import (
     stream_ratios,
     summarize_streams,
 )
-from benchmarks.timing import Spread
 from benchmarks.weight_bytes import gguf_weight_bytes
 from benchmarks.workload import Mix, WorkloadRequest, draw_workload
+from fastgen_jax.bench.machine import load_average
+from fastgen_jax.bench.spread import Spread
 
 LLAMA = "llama.cpp"
 

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import tyro
 
 from benchmarks.engine_turns import note
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
-from benchmarks.timing import Spread
+from fastgen_jax.bench.machine import load_average
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.models.sources import resolve_model
 
 IMPORTS = {

@@ -17,10 +17,10 @@ import tyro
 
 from benchmarks.engine_turns import note
 from benchmarks.execution_trace import executions, gaps, recorded_trace
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
-from benchmarks.timing import Spread
 from benchmarks.workload import Mix, draw_workload
+from fastgen_jax.bench.machine import load_average
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.config import EngineConfig
 from fastgen_jax.engine import Engine
 from fastgen_jax.loaded_model import load_model

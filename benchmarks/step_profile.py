@@ -18,14 +18,15 @@ from typing import Literal
 import jax
 import tyro
 
-from benchmarks.machine import load_average
 from benchmarks.matmul_limit import read_model_config
 from benchmarks.measurement import write_measurement
 from benchmarks.recorded_step import RecordedStep, record_steps
 from benchmarks.step_parts import StepParts
-from benchmarks.timing import Spread, time_in_turns
+from benchmarks.timing import time_in_turns
 from benchmarks.workload import Mix, Workload, draw_workload
 from fastgen_jax.batching import StepShape
+from fastgen_jax.bench.machine import load_average
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.config import EngineConfig, ResolvedConfig, resolve_config, usable_cores
 from fastgen_jax.kv.layout import blocks_for
 from fastgen_jax.models.config import ModelConfig

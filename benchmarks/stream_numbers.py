@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.llama_tools import SingleRate
-from benchmarks.timing import Spread
+from fastgen_jax.bench.spread import Spread
 
 OWN = "fastgen_jax"
 

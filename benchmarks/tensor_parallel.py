@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from benchmarks.decode_steps import Cell, cells_blocks
 from benchmarks.engine_turns import note
-from benchmarks.machine import load_average
 from benchmarks.matmul_limit import read_model_config
 from benchmarks.measurement import write_measurement
 from benchmarks.scaling import (
@@ -36,8 +35,9 @@ from benchmarks.scaling import (
     scaling_table,
 )
 from benchmarks.steady_decode import SteadyDecode
-from benchmarks.timing import Spread
 from fastgen_jax import SamplingParams
+from fastgen_jax.bench.machine import load_average
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.config import EngineConfig
 from fastgen_jax.errors import ConfigError, FastGenError
 from fastgen_jax.kv.layout import blocks_for

@@ -1,33 +1,11 @@
-"""Repeated timings, and what is quoted of them."""
+"""Repeated timings."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Median, lowest and highest of several numbers; the median is what gets quoted."""
-
-    median: float
-    low: float
-    high: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one number; ValueError for none."""
-        if not values:
-            raise ValueError("no values to summarize")
-        return cls(
-            median=statistics.median(values),
-            low=min(values),
-            high=max(values),
-            count=len(values),
-        )
+from fastgen_jax.bench.spread import Spread
 
 
 def time_calls(call: Callable[[], object], repeats: int) -> Spread:

@@ -1,4 +1,4 @@
-"""``fastgen``: generate, chat, info, demo, plan, convert and replay on the command line."""
+"""``fastgen``: generate, chat, info, demo, plan, convert, replay and bench on the command line."""
 
 from __future__ import annotations
 
@@ -9,51 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from fastgen_jax.config import EngineConfig
+from fastgen_jax.bench.commands.group import Bench
+from fastgen_jax.engine_options import DEFAULT_MODEL, EngineOptions
 from fastgen_jax.errors import ConfigError, FastGenError
 from fastgen_jax.sampling_params import SamplingParams
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """Settings of the engine; what isn't given comes from --config, else from the defaults."""
-
-    config: str | None = None
-    """A TOML file of EngineConfig fields, such as those in configs/."""
-    dtype: str | None = None
-    """"float32", "bfloat16" or "auto"."""
-    token_budget: int | None = None
-    """Most tokens of one step."""
-    max_num_seqs: int | None = None
-    """Most requests running at once."""
-    max_model_len: int | None = None
-    """Most tokens of a request."""
-    tensor_parallel_size: int | None = None
-    """Devices that the model is split over."""
-    expert_parallel_size: int | None = None
-    """Parts into which a mixture's experts are dealt out, on as many times the devices."""
-    num_kv_blocks: int | None = None
-    """Blocks of the cache; the memory plan decides where it isn't given."""
-    policy: str | None = None
-    """"fcfs" or "priority"."""
-    replay_log: str | None = None
-    """Write all that `fastgen replay` needs to this file."""
-
-    def engine_config(self, *, in_background: bool = False) -> EngineConfig:
-        """The file's settings with the given options on top.
-
-        ``in_background`` is for somebody who waits for one answer: it compiles the rest meanwhile.
-        """
-        base = EngineConfig() if self.config is None else EngineConfig.from_toml(self.config)
-        values = {f.name: getattr(base, f.name) for f in fields(EngineConfig)}
-        values["compile_in_background"] = base.compile_in_background or in_background
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if option.name != "config" and value is not None:
-                values[option.name] = value
-        return EngineConfig.from_dict(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +252,7 @@ Command = (
     | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Replay, tyro.conf.subcommand("replay")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 

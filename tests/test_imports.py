@@ -27,6 +27,9 @@ ALLOWED = {
     "scheduling": {"kv"},
     "batching": {"scheduling"},
     "bench": set(),
+    "bench/plots": set(),
+    "bench/live": {"async_llm", "batching", "llm", "models", "observe", "scheduling", "sim", "text"},
+    "bench/commands": {"engine_options", "async_llm", "model_files", "models", "text"},
     "observe": {"batching", "scheduling"},
     "replaying": {
         "batching",
@@ -75,11 +78,26 @@ def own_rooms(path: Path) -> set[str]:
     return {part[1] for part in parts if part[0] == "fastgen_jax" and len(part) > 1}
 
 
+def files_of(room: str) -> list[Path]:
+    """A room's files, without those of a room inside it that has rules of its own."""
+    inner = [PACKAGE / other for other in ALLOWED if other.startswith(f"{room}/")]
+    files = (PACKAGE / room).rglob("*.py")
+    return [path for path in files if not any(path.is_relative_to(one) for one in inner)]
+
+
 @pytest.mark.parametrize("room", sorted(ALLOWED))
 def test_rooms_import_only_what_they_may(room: str) -> None:
-    for path in (PACKAGE / room).rglob("*.py"):
-        beyond = own_rooms(path) - ALLOWED[room] - LEAVES - {room}
+    assert files_of(room)
+    for path in files_of(room):
+        beyond = own_rooms(path) - ALLOWED[room] - LEAVES - {room.split("/")[0]}
         assert not beyond, f"{path.relative_to(ROOT)} imports {sorted(beyond)}"
+
+
+@pytest.mark.parametrize("room", ["bench", "bench/plots"])
+def test_what_judges_a_run_never_starts_one(room: str) -> None:
+    for path in files_of(room):
+        names = {".".join(name.split(".")[:3]) for name in imports_of(path)}
+        assert not names & {"fastgen_jax.bench.live", "fastgen_jax.bench.commands"}, path
 
 
 def test_the_kernels_never_import_the_engine() -> None:
@@ -116,6 +134,12 @@ def test_the_reader_of_imports_notices_one(tmp_path: Path) -> None:
         "fastgen_jax.replaying.replay",
         "fastgen_jax.observe.step_history",
         "fastgen_jax.observe.timeline",
+        "fastgen_jax.bench.results",
+        "fastgen_jax.bench.plots.draw",
+        "fastgen_jax.bench.live.generator",
+        "fastgen_jax.bench.live.openai_http",
+        "fastgen_jax.bench.live.workload_spec",
+        "fastgen_jax.bench.commands.group",
         "fastgen_jax.sim.simulator",
         "fastgen_jax.text",
         "fastgen_jax.engine",

@@ -10,8 +10,9 @@ from benchmarks.comparison import (
     ratios,
     summarize,
 )
-from benchmarks.timing import Spread, time_calls
+from benchmarks.timing import time_calls
 from benchmarks.workload import Mix, Workload, draw_workload
+from fastgen_jax.bench.spread import Spread
 
 
 def workload() -> Workload:

@@ -7,9 +7,9 @@ from benchmarks.decode_floor import DecodeCost, DecodeFloor
 from benchmarks.decode_steps import DecodeSteps, cell_entries, cells_blocks, steps_table
 from benchmarks.gemm_rate import measure_gemm
 from benchmarks.steady_decode import at_context
-from benchmarks.timing import Spread
 from fastgen_jax.batching import StepShape
 from fastgen_jax.batching.inputs import InputLayout
+from fastgen_jax.bench.spread import Spread
 
 COST = DecodeCost(
     weight_bytes=1, kv_bytes_per_token=2**20, flops_per_row=1, flops_per_context_token=1

@@ -11,9 +11,9 @@ from benchmarks.matmul_limit import (
     limits_of,
     random_weights,
 )
-from benchmarks.timing import Spread
 from benchmarks.workload import Mix, draw_workload
 from fastgen_jax.batching import StepShape
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.models.config import llama_config
 
 pytestmark = pytest.mark.usefixtures("jax_strict")

@@ -14,7 +14,7 @@ from benchmarks.start_up import (
     top_modules,
     user_environment,
 )
-from benchmarks.timing import Spread
+from fastgen_jax.bench.spread import Spread
 
 LINES = """import time: self [us] | cumulative | imported package
 import time:       120 |        120 |   _io

@@ -1,0 +1,1 @@
+"""``fastgen bench`` on the command line."""

@@ -1,0 +1,182 @@
+"""What the bench commands print at their end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from fastgen_jax.bench.results import BenchResults, Point, TimedStep
+from fastgen_jax.bench.rounds import Rounds, group_rounds
+from fastgen_jax.bench.sla import ServiceLevel, effective_throughput
+from fastgen_jax.bench.spread import Spread
+from fastgen_jax.bench.summary import Percentiles
+
+PickTimes = Callable[[Point], Percentiles | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number of a point; ``of`` gives None where it has none."""
+
+    title: str
+    of: Callable[[Point], float | None]
+    digits: int = 2
+
+
+def _milliseconds(pick: PickTimes, name: str) -> Callable[[Point], float | None]:
+    def value(point: Point) -> float | None:
+        found = pick(point)
+        return None if found is None else 1e3 * getattr(found, name)
+
+    return value
+
+
+def _times(title: str, pick: PickTimes, *names: str) -> list[Metric]:
+    return [Metric(f"{title} {name}, ms", _milliseconds(pick, name), 1) for name in names]
+
+
+def _engine(name: str) -> Callable[[Point], float | None]:
+    return lambda point: None if point.engine is None else float(point.engine[name])
+
+
+def _input_rate(point: Point) -> float:
+    records = [record for record in point.records if record.is_complete]
+    return sum(record.num_prompt_tokens for record in records) / point.seconds
+
+
+def _output_rate(point: Point) -> float:
+    return sum(record.num_output_tokens for record in point.records) / point.seconds
+
+
+def _padding(point: Point) -> float | None:
+    if point.engine is None:
+        return None
+    places = point.engine["num_step_tokens"] + point.engine["num_padding_tokens"]
+    return 100 * point.engine["num_padding_tokens"] / places if places else 0.0
+
+
+def _decodes(point: Point) -> float | None:
+    if point.engine is None or not point.engine["num_step_tokens"]:
+        return None
+    return 100 * point.engine["num_decode_tokens"] / point.engine["num_step_tokens"]
+
+
+def _tokens_per_step(point: Point) -> float | None:
+    if point.engine is None or not point.engine["num_steps"]:
+        return None
+    return point.engine["num_step_tokens"] / point.engine["num_steps"]
+
+
+def _cached(point: Point) -> float | None:
+    if point.engine is None or not point.engine["num_queried_tokens"]:
+        return None
+    return 100 * point.engine["num_hit_tokens"] / point.engine["num_queried_tokens"]
+
+
+_FAILED = Metric("failed", lambda point: point.summary.num_failed, 0)
+_REQUESTS = Metric("requests/s", lambda point: point.summary.requests_per_second)
+_LATE = Metric("sent late p99, ms", _milliseconds(lambda point: point.lateness, "p99"), 1)
+_TTFT = _times("first token", lambda point: point.summary.ttft, "p50", "p95", "p99")
+_TPOT = _times("per token (mean)", lambda point: point.summary.tpot, "p50", "p95")
+_GAPS = _times(
+    "between tokens", lambda point: point.summary.gaps, "p50", "p90", "p95", "p99", "max"
+)
+_LATENCY = _times("whole request", lambda point: point.summary.latency, "mean", "p95")
+_GOODPUT = Metric("goodput under the targets, requests/s", lambda point: point.summary.goodput)
+_ENGINE = [
+    Metric("tokens per step", _tokens_per_step, 1),
+    Metric("of these decodes, %", _decodes, 1),
+    Metric("padding of the steps, %", _padding, 1),
+    Metric("prompt tokens cached, %", _cached, 1),
+    Metric("preemptions", _engine("num_preemptions"), 0),
+]
+
+METRICS: dict[str, list[Metric]] = {
+    "throughput": [
+        _REQUESTS,
+        Metric("input tokens/s", _input_rate, 1),
+        Metric("output tokens/s", _output_rate, 1),
+        *_ENGINE,
+        _FAILED,
+    ],
+    "latency": [*_TTFT, *_TPOT, *_GAPS, *_LATENCY, _FAILED],
+    "load": [
+        *(_REQUESTS, Metric("output tokens/s", _output_rate, 1)),
+        *(*_TTFT, *_TPOT, *_GAPS, *_LATENCY),
+        *(_GOODPUT, *_ENGINE, _LATE, _FAILED),
+    ],
+    "sweep": [
+        *(_REQUESTS, Metric("output tokens/s", _output_rate, 1), _LATENCY[0], *_TTFT[:2]),
+        *(_GAPS[0], _GAPS[2], _GOODPUT, _LATE, _FAILED),
+    ],
+}
+
+
+def print_results(results: BenchResults, console: Console | None = None) -> None:
+    """A table of the command's numbers: medians over the rounds, with lowest and highest."""
+    console = console or Console()
+    if results.steps:
+        console.print(_steps_table(results.steps, results.label))
+        return
+    groups = group_rounds(results.points)
+    metrics = [*METRICS[results.command]]
+    if results.command in ("load", "sweep"):
+        place = metrics.index(_GOODPUT)
+        metrics[place:place] = [_effective(level) for level in results.service_levels]
+    shown = [m for m in metrics if any(m.of(p) is not None for p in results.points)]
+    title = f"{results.command}: {results.label}"
+    rows = [[_cell(metric, group) for group in groups] for metric in shown]
+    names = [group.name for group in groups]
+    # Many points lie below each other, few beside each other.
+    if len(groups) > 3:
+        table = Table("", *(metric.title for metric in shown), title=title)
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        for name, cells in zip(names, columns, strict=True):
+            table.add_row(name, *cells)
+    else:
+        table = Table("", *names, title=title)
+        for metric, cells in zip(shown, rows, strict=True):
+            table.add_row(metric.title, *cells)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console.print(table)
+
+
+def _effective(level: ServiceLevel) -> Metric:
+    return Metric(
+        f"effective at {level.token_rate:g} tokens/s, requests/s",
+        lambda point: effective_throughput(point.records, level).effective,
+    )
+
+
+def _cell(metric: Metric, group: Rounds) -> str:
+    values = [value for point in group.points if (value := metric.of(point)) is not None]
+    if not values:
+        return "–"
+    spread = Spread.of(values)
+    if spread.count == 1 or not math.isfinite(spread.high):
+        return _number(spread.median, metric.digits)
+    low, high = (_number(value, metric.digits) for value in (spread.low, spread.high))
+    return f"{_number(spread.median, metric.digits)} ({low}–{high})"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "never"
+
+
+def _steps_table(steps: Sequence[TimedStep], label: str) -> Table:
+    titles = ("tokens", "prompts", "shapes", "median, ms", "lowest", "highest", "GFLOP/s")
+    table = Table(*titles, title=f"forward: {label}")
+    for column in table.columns:
+        column.justify = "right"
+    for step in steps:
+        spread = Spread.of(step.seconds)
+        times = (f"{1e3 * value:.2f}" for value in (spread.median, spread.low, spread.high))
+        shapes = " + ".join(f"{tokens}x{rows}" for tokens, rows in step.shapes)
+        rate = f"{1e-9 * step.flops / spread.median:.1f}"
+        table.add_row(str(step.num_tokens), str(step.num_rows), shapes, *times, rate)
+    return table

@@ -1,0 +1,1 @@
+"""Load on a real engine or server: the simulator's workloads, sent in real time."""

@@ -1,0 +1,1 @@
+"""Plots of bench results, by matplotlib, without a display."""

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from fastgen_jax.bench.results import BenchResults, Point, TimedStep
-from fastgen_jax.bench.rounds import Rounds, group_rounds
+from fastgen_jax.bench.rounds import LOADS, Rounds, group_rounds
 from fastgen_jax.bench.sla import ServiceLevel, effective_throughput
 from fastgen_jax.bench.spread import Spread
 from fastgen_jax.bench.summary import Percentiles
@@ -95,6 +96,17 @@ _ENGINE = [
     Metric("preemptions", _engine("num_preemptions"), 0),
 ]
 
+# With titles that fit into a terminal; in ms.
+_SWEEP = [
+    Metric("req/s", _REQUESTS.of),
+    Metric("tok/s", _output_rate, 0),
+    Metric("latency", _LATENCY[0].of, 0),
+    Metric("TTFT p50", _TTFT[0].of, 0),
+    Metric("p95", _TTFT[1].of, 0),
+    Metric("gap p50", _GAPS[0].of, 0),
+    Metric("p95", _GAPS[2].of, 0),
+]
+
 METRICS: dict[str, list[Metric]] = {
     "throughput": [
         _REQUESTS,
@@ -109,10 +121,6 @@ METRICS: dict[str, list[Metric]] = {
         *(*_TTFT, *_TPOT, *_GAPS, *_LATENCY),
         *(_GOODPUT, *_ENGINE, _LATE, _FAILED),
     ],
-    "sweep": [
-        *(_REQUESTS, Metric("output tokens/s", _output_rate, 1), _LATENCY[0], *_TTFT[:2]),
-        *(_GAPS[0], _GAPS[2], _GOODPUT, _LATE, _FAILED),
-    ],
 }
 
 
@@ -123,27 +131,59 @@ def print_results(results: BenchResults, console: Console | None = None) -> None
         console.print(_steps_table(results.steps, results.label))
         return
     groups = group_rounds(results.points)
+    if results.command != "sweep":
+        console.print(_points_table(results, groups))
+        return
+    console.print(_sweep_table(results, groups))
+    words = "Times in ms; eff.: effective requests/s at so many tokens/s"
+    if any(len(group.points) > 1 for group in groups):
+        words += "; medians over the rounds"
+    console.print(words, style="dim")
+
+
+def _points_table(results: BenchResults, groups: Sequence[Rounds]) -> Table:
+    """A line for each number, a column for each point."""
     metrics = [*METRICS[results.command]]
-    if results.command in ("load", "sweep"):
+    if results.command == "load":
         place = metrics.index(_GOODPUT)
         metrics[place:place] = [_effective(level) for level in results.service_levels]
-    shown = [m for m in metrics if any(m.of(p) is not None for p in results.points)]
-    title = f"{results.command}: {results.label}"
-    rows = [[_cell(metric, group) for group in groups] for metric in shown]
-    names = [group.name for group in groups]
-    # Many points lie below each other, few beside each other.
-    if len(groups) > 3:
-        table = Table("", *(metric.title for metric in shown), title=title)
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        for name, cells in zip(names, columns, strict=True):
-            table.add_row(name, *cells)
-    else:
-        table = Table("", *names, title=title)
-        for metric, cells in zip(shown, rows, strict=True):
-            table.add_row(metric.title, *cells)
+    table = Table("", *(group.name for group in groups), title=_title(results))
+    for metric in metrics:
+        if any(metric.of(point) is not None for point in results.points):
+            table.add_row(metric.title, *(_cell(metric, group) for group in groups))
+    _numbers_to_the_right(table)
+    return table
+
+
+def _sweep_table(results: BenchResults, groups: Sequence[Rounds]) -> Table:
+    """A line for each point, as narrow as a terminal."""
+    effective = [
+        Metric(f"eff. {level.token_rate:g}", _effective(level).of)
+        for level in results.service_levels
+    ]
+    metrics = [*_SWEEP, *effective, _FAILED]
+    loads = {name for group in groups for name in group.parameters if name in LOADS}
+    table = Table(title=_title(results), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for title in (", ".join(sorted(loads)), *(metric.title for metric in metrics)):
+        table.add_column(title, no_wrap=title not in ("TTFT p50", "gap p50"))
+    setting = ""
+    for group in groups:
+        if group.setting != setting:
+            setting = group.setting
+            table.add_row(f"[bold]{setting}[/bold]")
+        load = "" if group.load is None else f"{group.load:g}"
+        table.add_row(load, *(_cell(metric, group, with_spread=False) for metric in metrics))
+    _numbers_to_the_right(table)
+    return table
+
+
+def _title(results: BenchResults) -> str:
+    return f"{results.command}: {results.label}"
+
+
+def _numbers_to_the_right(table: Table) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
-    console.print(table)
 
 
 def _effective(level: ServiceLevel) -> Metric:
@@ -153,12 +193,12 @@ def _effective(level: ServiceLevel) -> Metric:
     )
 
 
-def _cell(metric: Metric, group: Rounds) -> str:
+def _cell(metric: Metric, group: Rounds, *, with_spread: bool = True) -> str:
     values = [value for point in group.points if (value := metric.of(point)) is not None]
     if not values:
         return "–"
     spread = Spread.of(values)
-    if spread.count == 1 or not math.isfinite(spread.high):
+    if spread.count == 1 or not with_spread or not math.isfinite(spread.high):
         return _number(spread.median, metric.digits)
     low, high = (_number(value, metric.digits) for value in (spread.low, spread.high))
     return f"{_number(spread.median, metric.digits)} ({low}–{high})"

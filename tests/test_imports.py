@@ -28,7 +28,16 @@ ALLOWED = {
     "batching": {"scheduling"},
     "bench": set(),
     "bench/plots": set(),
-    "bench/live": {"async_llm", "batching", "llm", "models", "observe", "scheduling", "sim", "text"},
+    "bench/live": {
+        "async_llm",
+        "batching",
+        "llm",
+        "models",
+        "observe",
+        "scheduling",
+        "sim",
+        "text",
+    },
     "bench/commands": {"engine_options", "async_llm", "model_files", "models", "text"},
     "observe": {"batching", "scheduling"},
     "replaying": {

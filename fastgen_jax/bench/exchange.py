@@ -13,7 +13,7 @@ from fastgen_jax.latency_targets import LatencyTargets
 
 # How the number of tokens in each message was found.
 COUNTED_IDS = "ids"  # every message carried its token ids
-COUNTED_USAGE = "usage"  # one token a message; what the server counted beyond, by length of text
+COUNTED_USAGE = "usage"  # one token a message; what the server counted beyond, by text
 COUNTED_MESSAGES = "messages"  # one token a message; the server told no total
 
 

@@ -30,7 +30,7 @@ NOTES = {
     "token_times": "when the message with the token arrived; tokens of a message share its time",
     "message_sizes": "tokens of each message",
     "counting": "ids: the messages carried token ids. usage: one token a message, and what the "
-    "server's usage counts beyond is added in proportion to the messages' text. "
+    "server's usage counts beyond goes to the messages with the most text for each token. "
     "messages: one token a message, for want of a usage",
     "lateness": "seconds by which requests were sent after their scheduled_time; percentiles",
     "summary": "made from the requests, for convenience; infinite values are null",

@@ -78,6 +78,11 @@ def _cached(point: Point) -> float | None:
     return 100 * point.engine["num_hit_tokens"] / point.engine["num_queried_tokens"]
 
 
+def _mean_latency(point: Point) -> float | None:
+    found = point.summary.latency
+    return None if found is None else found.mean
+
+
 _FAILED = Metric("failed", lambda point: point.summary.num_failed, 0)
 _REQUESTS = Metric("requests/s", lambda point: point.summary.requests_per_second)
 _LATE = Metric("sent late p99, ms", _milliseconds(lambda point: point.lateness, "p99"), 1)
@@ -100,11 +105,11 @@ _ENGINE = [
 _SWEEP = [
     Metric("req/s", _REQUESTS.of),
     Metric("tok/s", _output_rate, 0),
-    Metric("latency", _LATENCY[0].of, 0),
-    Metric("TTFT p50", _TTFT[0].of, 0),
-    Metric("p95", _TTFT[1].of, 0),
-    Metric("gap p50", _GAPS[0].of, 0),
-    Metric("p95", _GAPS[2].of, 0),
+    Metric("latency\ns", _mean_latency),
+    Metric("TTFT\np50", _TTFT[0].of, 0),
+    Metric("TTFT\np95", _TTFT[1].of, 0),
+    Metric("gap\np50", _GAPS[0].of, 0),
+    Metric("gap\np95", _GAPS[2].of, 0),
 ]
 
 METRICS: dict[str, list[Metric]] = {
@@ -134,8 +139,10 @@ def print_results(results: BenchResults, console: Console | None = None) -> None
     if results.command != "sweep":
         console.print(_points_table(results, groups))
         return
-    console.print(_sweep_table(results, groups))
-    words = "Times in ms; eff.: effective requests/s at so many tokens/s"
+    for setting in dict.fromkeys(group.setting for group in groups):
+        own = [group for group in groups if group.setting == setting]
+        console.print(_sweep_table(results, setting, own))
+    words = "TTFT and gaps between tokens in ms; eff.: effective requests/s at so many tokens/s"
     if any(len(group.points) > 1 for group in groups):
         words += "; medians over the rounds"
     console.print(words, style="dim")
@@ -155,22 +162,19 @@ def _points_table(results: BenchResults, groups: Sequence[Rounds]) -> Table:
     return table
 
 
-def _sweep_table(results: BenchResults, groups: Sequence[Rounds]) -> Table:
-    """A line for each point, as narrow as a terminal."""
+def _sweep_table(results: BenchResults, setting: str, groups: Sequence[Rounds]) -> Table:
+    """A line for each load of one setting, as narrow as a terminal."""
     effective = [
-        Metric(f"eff. {level.token_rate:g}", _effective(level).of)
+        Metric(f"eff.\n{level.token_rate:g}", _effective(level).of)
         for level in results.service_levels
     ]
     metrics = [*_SWEEP, *effective, _FAILED]
     loads = {name for group in groups for name in group.parameters if name in LOADS}
-    table = Table(title=_title(results), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for title in (", ".join(sorted(loads)), *(metric.title for metric in metrics)):
-        table.add_column(title, no_wrap=title not in ("TTFT p50", "gap p50"))
-    setting = ""
+    title = f"{_title(results)}, {setting}" if setting else _title(results)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in (", ".join(sorted(loads)), *(metric.title for metric in metrics)):
+        table.add_column(name, no_wrap=True)
     for group in groups:
-        if group.setting != setting:
-            setting = group.setting
-            table.add_row(f"[bold]{setting}[/bold]")
         load = "" if group.load is None else f"{group.load:g}"
         table.add_row(load, *(_cell(metric, group, with_spread=False) for metric in metrics))
     _numbers_to_the_right(table)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from heapq import heapify, heapreplace
 from typing import Any
 
 from fastgen_jax.bench.exchange import COUNTED_IDS, COUNTED_MESSAGES, COUNTED_USAGE
@@ -95,9 +96,9 @@ def count_tokens(messages: list[Message], num_output_tokens: int | None) -> tupl
     """Tokens of each message that has one, and how they were counted.
 
     With token ids in every message, as many as these. Otherwise one each; and what the server's
-    total is above that goes to the messages in proportion to their text, since that is where held
-    back or joined tokens are. A total below leaves messages without text at none, first to last,
-    then the last ones.
+    total is above that goes, token by token, to the message with the most text for each token,
+    since that is where held back or joined ones are. A total below leaves messages without text at
+    none, first to last, then the last ones.
     """
     if messages and all(message.token_ids is not None for message in messages):
         return [len(message.token_ids or ()) for message in messages], COUNTED_IDS
@@ -107,23 +108,23 @@ def count_tokens(messages: list[Message], num_output_tokens: int | None) -> tupl
     surplus = num_output_tokens - len(messages)
     lengths = [message.num_characters or 0 for message in messages]
     if surplus > 0:
-        for index, extra in enumerate(_shares(surplus, lengths)):
-            sizes[index] += extra
+        _give(surplus, lengths, sizes)
     for index in _least_likely(lengths)[: max(-surplus, 0)]:
         sizes[index] = 0
     return sizes, COUNTED_USAGE
 
 
-def _shares(total: int, weights: list[int]) -> list[int]:
-    """Whole shares in proportion to the weights, by largest remainder; the first where equal."""
-    if not any(weights):
-        weights = [1] * len(weights)
-    exact = [total * weight / sum(weights) for weight in weights]
-    shares = [int(one) for one in exact]
-    order = sorted(range(len(exact)), key=lambda index: shares[index] - exact[index])
-    for index in order[: total - sum(shares)]:
-        shares[index] += 1
-    return shares
+def _give(surplus: int, lengths: list[int], sizes: list[int]) -> None:
+    """Give each further token to the message with the most text for each that it has."""
+    if not any(lengths):
+        lengths = [1] * len(lengths)
+    pairs = zip(lengths, sizes, strict=True)
+    queue = [(-length / size, at) for at, (length, size) in enumerate(pairs)]
+    heapify(queue)
+    for _ in range(surplus):
+        at = queue[0][1]
+        sizes[at] += 1
+        heapreplace(queue, (-lengths[at] / sizes[at], at))
 
 
 def _least_likely(lengths: list[int]) -> list[int]:

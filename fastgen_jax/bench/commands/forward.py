@@ -60,6 +60,7 @@ class Forward:
     def _measure(self) -> BenchResults:
         import jax
 
+        from fastgen_jax.bench.commands.target import engine_settings
         from fastgen_jax.bench.live.step_timer import StepTimer
         from fastgen_jax.bench.machine import load_average, machine_facts
         from fastgen_jax.bench.results import BenchResults
@@ -75,7 +76,7 @@ class Forward:
                 "model": self.model,
                 "device": jax.devices()[0].device_kind,
                 "num_devices": config.num_devices,
-                "settings": {n: v for n, v in asdict(config).items() if v is not None},
+                "settings": engine_settings(config),
             }
         finally:
             timer.close()
@@ -90,11 +91,10 @@ class Forward:
         )
 
     def _config(self) -> EngineConfig:
-        """The engine's settings; nothing may be found in a cache, and every step is its own."""
+        """The engine's settings; nothing may be found in a prefix cache."""
         config = replace(
             self.engine.engine_config(),
             enable_prefix_caching=False,
-            max_chained_steps=1,
             show_progress=sys.stderr.isatty(),
         )
         if not self.exact_shapes:
@@ -108,7 +108,13 @@ class Forward:
             )
         rows = max(self.batch_sizes)
         shapes = tuple((size, min(size, rows)) for size in sorted(set(self.tokens)))
-        return replace(config, step_shapes=shapes, token_budget=None, max_num_seqs=rows)
+        return replace(
+            config,
+            step_shapes=shapes,
+            token_budget=None,
+            max_num_seqs=rows,
+            max_chained_steps=1,  # no request gets as far, and there may be many shapes
+        )
 
     def _cells(self, budget: int, max_rows: int) -> list[Cell]:
         too_large = [size for size in self.tokens if size > budget]

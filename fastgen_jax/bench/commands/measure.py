@@ -47,6 +47,7 @@ def measure(command: str, options: LoadOptions, cases: Sequence[Case]) -> BenchR
         FastGenError: the target can't be opened, or fails a warm-up request.
     """
     options.output.check()
+    options.runs.check()
     check_target(options.target, options.engine)
     return asyncio.run(_Measurement(command, options).run(cases))
 

@@ -162,8 +162,12 @@ class RunOptions:
     late_limit: float = 0.02
     """Warn when one request in a hundred is sent later than so many seconds after its time."""
 
-    def __post_init__(self) -> None:
-        """Refuse no rounds."""
+    def check(self) -> None:
+        """Refuse no rounds, and rates that are none.
+
+        Raises:
+            ConfigError: names the option.
+        """
         if self.rounds < 1:
             raise ConfigError("must be at least 1", field="rounds", value=self.rounds)
         if self.warm_up < 0:

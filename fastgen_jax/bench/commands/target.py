@@ -90,7 +90,7 @@ def _open_engine(options: TargetOptions, config: EngineConfig) -> Target:
         "device": device.device_kind,
         "platform": device.platform,
         "num_devices": config.num_devices,
-        "settings": {name: value for name, value in asdict(config).items() if value is not None},
+        "settings": engine_settings(config),
         "scheduler": asdict(scheduler),
     }
     vocab_size = options.vocab_size or llm.llm.model_config.vocab_size
@@ -99,6 +99,13 @@ def _open_engine(options: TargetOptions, config: EngineConfig) -> Target:
         vocab_size=vocab_size,
         num_special_ids=min(options.special_ids, vocab_size // 2),
     )
+
+
+def engine_settings(config: EngineConfig) -> dict[str, Any]:
+    """What is set, for a results file; without places on this machine."""
+    found = asdict(config)
+    del found["compilation_cache_dir"]
+    return {name: value for name, value in found.items() if value is not None}
 
 
 async def _open_server(options: TargetOptions, url: str) -> Target:

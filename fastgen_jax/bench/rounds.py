@@ -52,6 +52,8 @@ def describe(name: str, value: object) -> str:
     """A parameter in words."""
     if name == "clients":
         return f"{value} client" + ("s" if value != 1 else "")
+    if name == "requests":
+        return f"{value} at once"
     if name == "rate":
         return f"{value:g}/s"
     if name == "tensor_parallel_size":

@@ -16,6 +16,17 @@ from fastgen_jax.bench.rounds import group_rounds
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.latency_targets import LatencyTargets
 
+ENGINE = {
+    "num_steps": 3,
+    "num_step_tokens": 20,
+    "num_padding_tokens": 4,
+    "num_decode_tokens": 5,
+    "num_preemptions": 0,
+    "num_queried_tokens": 15,
+    "num_hit_tokens": 0,
+    "steps_by_shape": {"8x8": 3},
+}
+
 
 def exchange(number: int, error: str | None = None) -> Exchange:
     times = np.array([0.1 + number / 3, 0.2 + number / 3]) if error is None else np.empty(0)
@@ -47,7 +58,7 @@ def results(**values: Any) -> BenchResults:
             workload={"kind": "closed_loop"},
             seconds=1.5,
             exchanges=(exchange(1), exchange(0), exchange(2, error="HTTP 500")),
-            engine={"num_steps": 3, "steps_by_shape": {"8x8": 3}},
+            engine=ENGINE,
         )
         for number in range(2)
         for clients in (1, 2)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -142,6 +141,7 @@ def print_results(results: BenchResults, console: Console | None = None) -> None
     for setting in dict.fromkeys(group.setting for group in groups):
         own = [group for group in groups if group.setting == setting]
         console.print(_sweep_table(results, setting, own))
+        console.print()
     words = "TTFT and gaps between tokens in ms; eff.: effective requests/s at so many tokens/s"
     if any(len(group.points) > 1 for group in groups):
         words += "; medians over the rounds"
@@ -171,7 +171,7 @@ def _sweep_table(results: BenchResults, setting: str, groups: Sequence[Rounds]) 
     metrics = [*_SWEEP, *effective, _FAILED]
     loads = {name for group in groups for name in group.parameters if name in LOADS}
     title = f"{_title(results)}, {setting}" if setting else _title(results)
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in (", ".join(sorted(loads)), *(metric.title for metric in metrics)):
         table.add_column(name, no_wrap=True)
     for group in groups:
@@ -209,7 +209,10 @@ def _cell(metric: Metric, group: Rounds, *, with_spread: bool = True) -> str:
 
 
 def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "never"
+    """Three digits or more; decimals of what has that many before the point are left out."""
+    if not math.isfinite(value):
+        return "never"
+    return f"{value:.{0 if abs(value) >= 100 else digits}f}"
 
 
 def _steps_table(steps: Sequence[TimedStep], label: str) -> Table:

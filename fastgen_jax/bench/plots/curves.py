@@ -79,7 +79,7 @@ def draw_scaling(series: Sequence[Series]) -> Figure:
     """Throughput over devices, relative to the fewest, a line for each load; ideal dashed."""
     figure = new_figure(6.4, 4.6)
     axes = figure.subplots()
-    number, most = 0, 1.0
+    number = 0
     for name, groups in _by_load(series).items():
         sizes = [int(group.parameters[_SIZES]) for group in groups]
         rates = [group.spread(_requests_per_second) for group in groups]
@@ -92,7 +92,6 @@ def draw_scaling(series: Sequence[Series]) -> Figure:
         ]
         one = Series(label=name, number=number, groups=tuple(groups))
         _band(axes, one, [float(size) for size in sizes], scaled, name)
-        most = max(most, max(sizes) / min(sizes))
         number += 1
     sizes = sorted(_device_counts(series))
     ideal = [size / sizes[0] for size in sizes]

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from benchmarks.engine_load import serve
 from benchmarks.engine_turns import note
-from benchmarks.machine import load_average
 from benchmarks.measurement import write_measurement
 from benchmarks.policy_plots import draw
 from benchmarks.policy_points import Point, Run, prediction_errors, ratios, report
 from benchmarks.policy_setups import POLICIES, SETUPS, SPLITFUSE, Setup
 from fastgen_jax import LLM
+from fastgen_jax.bench.machine import load_average
 from fastgen_jax.bench.records import RequestRecord
 from fastgen_jax.sim.costs.fitted import FittedCost
 from fastgen_jax.sim.simulator import Simulator

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.engine_turns import note
 from benchmarks.policy_points import Run
 from benchmarks.policy_setups import POLICIES, Setup
-from benchmarks.timing import Spread
+from fastgen_jax.bench.spread import Spread
 
 _COLORS = {name: f"C{index}" for index, name in enumerate(POLICIES)}
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.policy_setups import SPLITFUSE
-from benchmarks.timing import Spread
 from fastgen_jax.bench.records import RequestRecord
 from fastgen_jax.bench.sla import ServiceLevel, effective_throughput
+from fastgen_jax.bench.spread import Spread
 from fastgen_jax.bench.summary import summarize
 
 

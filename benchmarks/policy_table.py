@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.report_tables import Content, spread, table
-from benchmarks.timing import Spread
+from fastgen_jax.bench.spread import Spread
 
 _COLUMNS = {
     "requests/s": ("rate", 2, 1.0),

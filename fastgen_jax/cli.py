@@ -15,7 +15,6 @@ from fastgen_jax.errors import ConfigError, FastGenError
 from fastgen_jax.sampling_params import SamplingParams
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """How tokens are drawn."""

@@ -8,7 +8,7 @@ as well, so that the results also say how well a recorded run predicts other one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class PolicyComparison:
     """"float32" or "bfloat16"."""
     rounds: int = 3
     """How often every policy gets its turn at every point."""
-    requests: int = 24
+    requests: int = 16
     """Of each run, and at least 3 for each client."""
     setups: tuple[str, ...] = tuple(setup.name for setup in SETUPS)
     """Which ones, by prompt and output tokens."""
@@ -69,30 +69,31 @@ class PolicyComparison:
         if self.quick:
             options = replace(self, rounds=1, requests=8)
             setups = [replace(setup, clients=(2,)) for setup in setups]
-        runs, raw, fits = options.measure(setups)
+        runs: list[Run] = []
+        for runs, raw, fits in options.measure(setups):
+            # After each round, so that an interrupt loses none that was complete.
+            write_measurement(
+                self.out,
+                settings=options.settings(setups) | {"rounds": len(fits)},
+                load_at_start=load_at_start,
+                numbers={
+                    "ratios": {setup.name: ratios(runs, setup.name) for setup in setups},
+                    "prediction_errors": prediction_errors(runs),
+                    "fits": [asdict(fit) for fit in fits],
+                    "runs": [asdict(run) for run in runs],
+                    "records": raw,
+                },
+            )
+            draw(self.out.parent, setups, runs)
         for setup in setups:
             print(report(setup.name, runs))
-        errors = prediction_errors(runs)
-        for name, error in errors.items():
+        for name, error in prediction_errors(runs).items():
             print(f"simulated {name}: {error}")
-        write_measurement(
-            self.out,
-            settings=options.settings(setups),
-            load_at_start=load_at_start,
-            numbers={
-                "ratios": {setup.name: ratios(runs, setup.name) for setup in setups},
-                "prediction_errors": errors,
-                "fits": [asdict(fit) for fit in fits],
-                "runs": [asdict(run) for run in runs],
-                "records": raw,
-            },
-        )
-        draw(self.out.parent, setups, runs)
 
     def measure(
         self, setups: Sequence[Setup]
-    ) -> tuple[list[Run], list[dict[str, Any]], list[FittedCost]]:
-        """Every run, its requests, and each round's costs."""
+    ) -> Iterator[tuple[list[Run], list[dict[str, Any]], list[FittedCost]]]:
+        """After each round: every run so far, its requests, and each round's costs."""
         recorder = StepRecorder()
         runs: list[Run] = []
         raw: list[dict[str, Any]] = []
@@ -113,7 +114,7 @@ class PolicyComparison:
                         raw.append(_raw(runs[-1], records))
                         bar.update()
                         note(f"{setup.name} {policy} {clients}: {runs[-1].measured}")
-        return runs, raw, fits
+                yield runs, raw, fits
 
     def run(
         self,
@@ -172,7 +173,7 @@ def record(
     llm: LLM, recorder: StepRecorder, setups: Sequence[Setup], *, quick: bool = False
 ) -> FittedCost:
     """Costs fitted to a recorded run of another workload; what ran before warms up."""
-    count = 4 if quick else 16
+    count = 4 if quick else 8
     recorder.steps.clear()
     for clients in RECORDED_CLIENTS:
         for policy, budget in ((SPLITFUSE, setups[0].token_budget), ("iteration_level", None)):

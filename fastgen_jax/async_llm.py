@@ -14,12 +14,13 @@ from fastgen_jax.config import EngineConfig
 from fastgen_jax.engine_thread import EngineThread
 from fastgen_jax.errors import EngineClosedError
 from fastgen_jax.latency_targets import LatencyTargets
-from fastgen_jax.llm import LLM, Message, Prompt, request_output
+from fastgen_jax.llm import LLM
 from fastgen_jax.metrics import EngineMetrics
 from fastgen_jax.observe.explain import Explanation
 from fastgen_jax.observe.observer import Observer
 from fastgen_jax.observe.step_history import StepHistory
 from fastgen_jax.outputs import Delta, RequestOutput
+from fastgen_jax.prompt_batch import Message, Prompt, request_output
 from fastgen_jax.sampling_params import SamplingParams
 from fastgen_jax.scheduling.policy import Policy
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 
@@ -24,15 +23,21 @@ from fastgen_jax.models.config import ModelConfig
 from fastgen_jax.observe.explain import Explanation
 from fastgen_jax.observe.observer import Observer
 from fastgen_jax.observe.step_history import StepHistory
-from fastgen_jax.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
-from fastgen_jax.request import FinishReason
+from fastgen_jax.outputs import Delta, RequestOutput
+from fastgen_jax.prompt_batch import (
+    Message,
+    Prompt,
+    as_batch,
+    as_conversations,
+    per_prompt,
+    refused_output,
+    request_output,
+)
 from fastgen_jax.runtime.compile import CompileReport
 from fastgen_jax.sampling_params import SamplingParams
 from fastgen_jax.scheduling.policy import Policy
 from fastgen_jax.text import ChatTemplate, Tokenizer
 
-Prompt = str | Sequence[int]
-Message = Mapping[str, object]
 Params = SamplingParams | Sequence[SamplingParams] | None
 
 
@@ -152,9 +157,9 @@ class LLM:
         Raises:
             InvalidRequestError: a prompt or its parameters can't be served; names its index.
         """
-        batch = _as_batch(prompts)
-        params = _per_prompt(sampling_params, len(batch), "sampling_params", SamplingParams())
-        priorities = _per_prompt(priority, len(batch), "priority", 0)
+        batch = as_batch(prompts)
+        params = per_prompt(sampling_params, len(batch), "sampling_params", SamplingParams())
+        priorities = per_prompt(priority, len(batch), "priority", 0)
         ids, errors = self._prepare(batch, params, return_errors)
         groups: list[list[Completion]] = []
         for i, prompt_ids in enumerate(ids):
@@ -172,7 +177,7 @@ class LLM:
             )
         self._run(groups, use_tqdm)
         return [
-            request_output(batch[i], group) if group else _refused_output(i, batch[i], errors[i])
+            request_output(batch[i], group) if group else refused_output(i, batch[i], errors[i])
             for i, group in enumerate(groups)
         ]
 
@@ -190,7 +195,7 @@ class LLM:
             InvalidRequestError: a message is malformed; names its index and key.
             TokenizerError: the model has no chat template.
         """
-        conversations = _as_conversations(messages)
+        conversations = as_conversations(messages)
         prompts = [
             self.chat_prompt(conversation, add_generation_prompt=add_generation_prompt)
             for conversation in conversations
@@ -366,50 +371,6 @@ class LLM:
                 self._engine.abort(completion.request)
 
 
-def request_output(prompt: Prompt, group: Sequence[Completion]) -> RequestOutput:
-    """What has become of a prompt's completions, one at least."""
-    request = group[0].request
-    logprobs = group[0].prompt_logprobs
-    return RequestOutput(
-        request_id=request.request_id.split("-")[0],
-        prompt=prompt if isinstance(prompt, str) else None,
-        prompt_token_ids=tuple(request.prompt_token_ids),
-        prompt_logprobs=None if logprobs is None else tuple(logprobs),
-        outputs=tuple(completion.output() for completion in group),
-    )
-
-
-def _refused_output(number: int, prompt: Prompt, error: FastGenError | None) -> RequestOutput:
-    return RequestOutput(
-        request_id=f"refused-{number}",
-        prompt=prompt if isinstance(prompt, str) else None,
-        prompt_token_ids=(),
-        prompt_logprobs=None,
-        outputs=(_refused(error),),
-    )
-
-
-def _refused(error: FastGenError | None) -> CompletionOutput:
-    return CompletionOutput(
-        index=0,
-        text="",
-        token_ids=(),
-        cumulative_logprob=None,
-        logprobs=None,
-        finish_reason=FinishReason.ERROR,
-        stop_reason=None,
-        error=str(error),
-        metrics=RequestMetrics(
-            arrival_time=0.0,
-            first_scheduled_time=None,
-            first_token_time=None,
-            finished_time=None,
-            num_cached_tokens=0,
-            num_preemptions=0,
-        ),
-    )
-
-
 def follow(model: str | Path, *, config: EngineConfig | None = None, **settings: object) -> None:
     """Lend this host's devices to the LLM of host 0; returns when that is closed.
 
@@ -431,32 +392,3 @@ def _engine_config(config: EngineConfig | None, settings: Mapping[str, object]) 
             remedy="put them into the EngineConfig",
         )
     return EngineConfig.from_dict(settings) if config is None else config
-
-
-def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
-        return [prompts]
-    is_one = len(prompts) > 0 and all(isinstance(item, Integral) for item in prompts)
-    return [prompts] if is_one else list(prompts)  # pyright: ignore[reportReturnType]
-
-
-def _as_conversations(
-    messages: Sequence[Message] | Sequence[Sequence[Message]],
-) -> list[Sequence[Message]]:
-    if len(messages) > 0 and isinstance(messages[0], Mapping):
-        return [messages]  # pyright: ignore[reportReturnType]
-    return list(messages)  # pyright: ignore[reportReturnType]
-
-
-def _per_prompt[T](given: T | Sequence[T] | None, count: int, field: str, default: T) -> list[T]:
-    if given is None:
-        return [default] * count
-    if not isinstance(given, Sequence):
-        return [given] * count
-    if len(given) != count:
-        raise InvalidRequestError(
-            f"has {len(given)} entries for {count} prompts",
-            field=field,
-            remedy="give one for all, or one per prompt",
-        )
-    return list(given)

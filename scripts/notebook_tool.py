@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -64,11 +65,18 @@ def execute(path: Path) -> NotebookNode:
     with tempfile.TemporaryDirectory() as directory:
         # Settings and histories of whoever runs this stay untouched and unread.
         homes = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-        env = {**os.environ, **dict.fromkeys(homes, directory)}
-        # The kernel's own default, which draws into the page.
-        env["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+        env = {
+            **os.environ,
+            **dict.fromkeys(homes, directory),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # draws into the page
+        }
+        config = Config()
+        config.KernelManager.connection_file = f"{directory}/kernel.json"
+        config.KernelManager.transport = "ipc"  # through files, so that nobody else can connect
+        config.KernelManager.ip = f"{directory}/kernel"
         client = NotebookClient(
             notebook,
+            config=config,
             timeout=SECONDS_PER_CELL,
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},

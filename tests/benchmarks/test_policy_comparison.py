@@ -34,7 +34,7 @@ POINT = Point(
     latency_mean=1.0,
     latency_p95=2.0,
 )
-RUN = Run(setup="80/60", policy=SPLITFUSE, clients=2, round=0, measured=POINT, simulated=POINT)
+RUN = Run(setup="96/60", policy=SPLITFUSE, clients=2, round=0, measured=POINT, simulated=POINT)
 
 
 def changed(run: Run = RUN, **measured: float) -> Run:
@@ -65,7 +65,7 @@ def test_ratios_are_taken_round_by_round() -> None:
         changed(replace(RUN, round=1), effective=4.0, gap_p95=0.02),
         changed(replace(other, round=1), effective=0.0, gap_p95=0.03),
     ]
-    found = ratios(runs, "80/60")["prefill_first"]["by_clients"]["2"]
+    found = ratios(runs, "96/60")["prefill_first"]["by_clients"]["2"]
     assert found["effective"]["median"] == 3.0
     assert found["effective"]["num_infinite"] == 1
     assert found["gap_p95"]["median"] == pytest.approx(2.25)
@@ -114,7 +114,7 @@ def test_the_tables_hold_every_point() -> None:
             "setups": [asdict(replace(SETUPS[0], clients=(2,)))],
         },
         "runs": [asdict(run) for run in runs],
-        "ratios": {"80/60": ratios(runs, "80/60")},
+        "ratios": {"96/60": ratios(runs, "96/60")},
         "prediction_errors": prediction_errors(runs),
     }
     text = policy_comparison(content)

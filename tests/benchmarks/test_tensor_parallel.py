@@ -131,6 +131,7 @@ def sweep(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_every_mesh_and_cell(tmp_path: Path) -> None:
     write_llama(tmp_path)
     few = "--rows 4 --contexts 16 --token-budget 4 --passes 2 --steps-per-pass 3"

@@ -45,6 +45,7 @@ def test_greedy_tokens_equal_transformers(
     check_greedy(outputs, reference_prompts)
 
 
+@pytest.mark.slow
 def test_a_request_alone_equals_itself_among_31_others(
     smollm2: LLM, reference_prompts: list[dict[str, Any]]
 ) -> None:

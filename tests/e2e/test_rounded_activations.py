@@ -43,6 +43,7 @@ def test_greedy_tokens_do_not_depend_on_company(
     assert answers(rounding_llm, prompts)[0] == alone
 
 
+@pytest.mark.slow
 def test_it_can_be_switched_off(
     rounding_llm: LLM,
     tiny_settings: dict[str, object],

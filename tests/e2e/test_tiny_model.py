@@ -139,6 +139,7 @@ def test_shared_prefixes_give_the_same_tokens_and_are_computed_once(
         assert plain.metrics.scheduler.num_hit_tokens == 0
 
 
+@pytest.mark.slow
 def test_dense_forward_equals_transformers(tiny_prompts: list[ReferencePrompt]) -> None:
     """The flax module: the plain forward without cache or chunks, which also unrolls the layers."""
     import jax

@@ -16,6 +16,36 @@ from pallas_kernels.native import native_obstacle
 
 FAMILIES = Path(__file__).parents[1] / "references" / "families"
 CASES = sorted(path.parent.name for path in FAMILIES.glob("*/greedy.json"))
+# They differ from a neighbour in a field that unit tests of rope, layers or experts hold as well.
+NEIGHBOURS = {
+    "falcon_180b",
+    "falcon_40b",
+    "falcon_sequential",
+    "gemma",
+    "gemma3_linear",
+    "gpt2_scaled",
+    "gpt_neox_sequential",
+    "llama_head_dim",
+    "llama_rope_dynamic",
+    "llama_rope_dynamic_below",
+    "llama_rope_linear",
+    "llama_rope_yarn_factors",
+    "llama_rope_yarn_mscale",
+    "llama_rope_yarn_no_truncate",
+    "llama_tied",
+    "mistral_nemo",
+    "olmo2_bias",
+    "opt_350m",
+    "opt_galactica",
+    "phi3_partial",
+    "phi_qk_layernorm",
+    "qwen2_moe_mlp_only",
+    "qwen2_moe_norm",
+    "qwen3_moe_norm",
+    "qwen3_moe_window",
+    "qwen3_window",
+    "smollm3_window",
+}
 # transformers sums the same float32 products in another order.
 LOGPROB_TOLERANCE = 1e-4
 
@@ -37,7 +67,11 @@ def implementation(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name in NEIGHBOURS else name for name in CASES
+    ]
+)
 def case(request: pytest.FixtureRequest) -> Path:
     return FAMILIES / request.param
 

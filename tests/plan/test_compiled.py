@@ -81,6 +81,7 @@ class TestStep:
             assert kernel.spilled == 0, kernel
 
 
+@pytest.mark.slow
 def test_a_mixture_over_tensor_and_expert_parallel_gpus(compiler: Path) -> None:
     model = all_sparse(replace(SMALL, moe=mixture_of(8, 2, 1024)))
     made = plan(model, gpu="h100", tp=2, ep=4, context=512, max_num_seqs=64, token_budget=64)

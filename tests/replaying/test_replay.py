@@ -27,7 +27,7 @@ from tests.replaying.traffic import run
 
 @given(policy=st.sampled_from(sorted(POLICIES)), seed=st.integers(0, 2**32), nan=st.booleans())
 @example(policy="deadlines", seed=3, nan=False)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_whatever_the_traffic_and_the_policy_nothing_differs(
     policy: str, seed: int, nan: bool
 ) -> None:

@@ -98,7 +98,7 @@ def both(
     st.sampled_from([1, 2]),
     st.sampled_from([14, 24, 200]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_records_are_the_same(
     workload: Workload,
     cost: CostModel,

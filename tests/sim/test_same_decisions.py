@@ -111,7 +111,7 @@ def serve(requests: list[Arrival], steps: list[int], policy: str, **sizes: Any) 
 
 
 @given(arrivals(), st.sampled_from(TIMELESS), st.booleans(), st.sampled_from([1, 2]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_simulated_decisions_are_the_engines(
     requests: list[Arrival], policy: str, caching: bool, max_chained_steps: int
 ) -> None:

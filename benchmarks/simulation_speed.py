@@ -24,7 +24,9 @@ RATES = (1.0, 3.0, 3.8)
 RESULT = Path(__file__).parent / "results" / "simulation_speed.json"
 
 
-def measure(rate: float, num_requests: int, *, enable_prefix_caching: bool) -> dict[str, float]:
+def measure(
+    rate: float, num_requests: int, *, enable_prefix_caching: bool, merge_decodes: bool = True
+) -> dict[str, float]:
     """One simulation: its own time, and what it simulated."""
     config = SchedulerConfig(
         token_budget=768,
@@ -40,12 +42,13 @@ def measure(rate: float, num_requests: int, *, enable_prefix_caching: bool) -> d
     )
     workload = OpenLoop(rate=rate, num_requests=num_requests, mix=RequestMix.paper(1200, 128))
     wall, cpu = time.perf_counter(), time.process_time()
-    result = Simulator(config, cost).run(workload)
+    result = Simulator(config, cost, merge_decodes=merge_decodes).run(workload)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     assert len(result.records) == num_requests
     return {
         "rate": rate,
         "enable_prefix_caching": enable_prefix_caching,
+        "merge_decodes": merge_decodes,
         "wall_seconds": wall,
         "cpu_seconds": cpu,
         "num_steps": sum(step.chain_length for step in result.steps),
@@ -63,13 +66,24 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--prefix-caching", action="store_true")
+    parser.add_argument(
+        "--compare", type=int, default=0, help="so many turns with and without merged decodes"
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     load = load_average()
     print("  rate   wall s    CPU s    steps   mean rows", flush=True)
     runs: list[dict[str, float]] = []
-    for rate in arguments.rates:
-        found = measure(rate, arguments.requests, enable_prefix_caching=arguments.prefix_caching)
+    turns = [(rate, True) for rate in arguments.rates]
+    if arguments.compare:
+        turns = [(rate, merges) for rate in arguments.rates for merges in (True, False)]
+    for rate, merges in turns * max(1, arguments.compare):
+        found = measure(
+            rate,
+            arguments.requests,
+            enable_prefix_caching=arguments.prefix_caching,
+            merge_decodes=merges,
+        )
         runs.append(found)
         print(
             f"{rate:6.1f} {found['wall_seconds']:8.1f} {found['cpu_seconds']:8.1f} "

@@ -8,6 +8,7 @@ as well, so that the results also say how well a recorded run predicts other one
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -81,9 +82,10 @@ class PolicyComparison:
                     "prediction_errors": prediction_errors(runs),
                     "fits": [asdict(fit) for fit in fits],
                     "runs": [asdict(run) for run in runs],
-                    "records": raw,
                 },
             )
+            lines = (json.dumps(run, separators=(",", ":")) + "\n" for run in raw)
+            self.out.with_name(f"{self.out.stem}_records.jsonl").write_text("".join(lines))
             draw(self.out.parent, setups, runs)
         for setup in setups:
             print(report(setup.name, runs))

@@ -42,6 +42,7 @@ ALLOWED = {
     "observe": {"batching", "scheduling"},
     "replaying": {
         "batching",
+        "bench",
         "engine",
         "engine_setup",
         "loaded_model",

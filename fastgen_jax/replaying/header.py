@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from fastgen_jax.bench.machine import machine_facts
 from fastgen_jax.config import EngineConfig, ResolvedConfig
 from fastgen_jax.engine_setup import EngineSetup
 from fastgen_jax.errors import ReplayError
@@ -64,7 +63,7 @@ class RunHeader:
     setup: EngineSetup
     has_tokenizer: bool
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    machine: Mapping[str, Any] = field(default_factory=lambda: machine_facts())
+    machine: Mapping[str, Any] = field(default_factory=lambda: asdict(machine_facts()))
     model: LoggedModel | None = None
     config: Mapping[str, Any] | None = None
     resolved: Mapping[str, Any] | None = None
@@ -88,7 +87,7 @@ class RunHeader:
             policy=policy_to_data(policy),
             setup=setup,
             has_tokenizer=has_tokenizer,
-            machine=machine_facts() | dict(machine or {}),
+            machine=asdict(machine_facts()) | dict(machine or {}),
             model=model,
             config=None if config is None else _config_to_data(config),
             resolved=None if resolved is None else asdict(resolved),
@@ -171,16 +170,6 @@ class RunHeader:
         values["replay_log"] = None
         values["show_progress"] = show_progress
         return EngineConfig.from_dict(values)
-
-
-def machine_facts() -> dict[str, Any]:
-    """What there is to say of this machine without asking a device."""
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-    }
 
 
 def _config_to_data(config: EngineConfig) -> dict[str, Any]:

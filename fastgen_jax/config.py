@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from fastgen_jax.errors import ConfigError
 
@@ -35,6 +35,20 @@ IMPLEMENTATIONS = ("auto", *get_args(Implementation))
 QUANTIZATIONS = ("int8", "int4", "gguf")
 ACTIVATION_QUANTIZATIONS = ("int8", "none")
 LOAD_FORMATS = ("auto", "gguf", "safetensors", "pytorch", "orbax", "dummy")
+
+
+def read_toml(path: str | Path, *, field: str) -> dict[str, Any]:
+    """The names and values of a TOML file.
+
+    Raises:
+        ConfigError: it can't be read; names ``field``, which asked for it.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            str(error), field=field, value=str(path), remedy="give a readable TOML file"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,12 +218,7 @@ class EngineConfig:
     @classmethod
     def from_toml(cls, path: str | Path) -> EngineConfig:
         """EngineConfig from a TOML file such as those in ``configs/``."""
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(
-                str(error), field="config", value=str(path), remedy="give a readable TOML file"
-            ) from error
+        values = read_toml(path, field="config")
         shapes = values.get("step_shapes")
         if isinstance(shapes, list):
             values["step_shapes"] = tuple(tuple(s) if isinstance(s, list) else s for s in shapes)

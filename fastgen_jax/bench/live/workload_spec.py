@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from fastgen_jax.config import read_toml
 from fastgen_jax.errors import ConfigError
 from fastgen_jax.latency_targets import LatencyTargets
 from fastgen_jax.sim.workloads.closed_loop import ClosedLoop
@@ -117,12 +117,7 @@ class WorkloadSpec:
     @classmethod
     def from_toml(cls, path: str | Path) -> WorkloadSpec:
         """The spec of a TOML file such as those in ``configs/bench/``."""
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(
-                str(error), field="workload", value=str(path), remedy="give a readable TOML file"
-            ) from error
+        values = read_toml(path, field="workload")
         return cls.from_dict(values)
 
     def build(self) -> Workload:
